@@ -1,0 +1,40 @@
+# Every target makes .venv itself when it is missing or older than what it is made from.
+PYTHON ?= python3
+# TORCH_INDEX: an extra package index, for CPU-only torch builds where the default index serves CUDA ones (README).
+PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test test-all check fix bench size
+
+demo: .venv/.run
+	.venv/bin/shinan run recipes/quickstart.yaml
+
+test: check
+	.venv/bin/python -m pytest -m "not slow"
+
+test-all: check
+	.venv/bin/python -m pytest
+
+check: .venv/.dev
+	.venv/bin/ruff format --check --quiet .
+	.venv/bin/ruff check --quiet .
+	.venv/bin/mypy
+
+fix: .venv/.dev
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: .venv/.dev
+	.venv/bin/python -m bench
+
+size: .venv/.dev
+	.venv/bin/python -m bench.size
+
+.venv/.run: pyproject.toml constraints.txt
+	@echo "Installing into .venv (about a minute, more where torch is not cached)"
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.dev: .venv/.run
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,5 @@
+"""Building instruction data. Importing this registers the builders."""
+
+from shinan.build import collection, files
+
+__all__ = ["collection", "files"]

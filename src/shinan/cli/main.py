@@ -1,0 +1,71 @@
+"""Entry point: one module a command; errors a user can act on are shown without a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from shinan.cli import chat, clean, compare, doctor, evaluate, models, new, peek, report, run
+from shinan.core.errors import ShinanError
+from shinan.version import __version__
+
+
+class _Commands(TyperGroup):
+    """Exit codes: 0 done, 1 an error to act on, 2 wrong usage, 130 interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ShinanError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader (head, less) has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    name="shinan", cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def shinan(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Instruction tuning with evidence: build data, curate it, tune a model, and prove what changed."""
+
+
+# in the order of a user's day
+app.command("new")(new.new)
+app.add_typer(models.app, name="models")
+app.command("peek")(peek.peek)
+app.command("plan")(run.plan)
+app.command("run")(run.run)
+app.command("report")(report.report)
+app.command("chat")(chat.chat)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("doctor")(doctor.doctor)
+app.command("clean")(clean.clean)
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app()

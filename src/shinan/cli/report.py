@@ -1,0 +1,24 @@
+"""`shinan report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")]) -> None:
+    """Write report.html and summary.json of a run again.
+
+    Example: shinan report runs/quickstart
+    """
+    from rich.console import Console
+
+    from shinan.report.collect import collect
+    from shinan.report.html import write_report
+    from shinan.report.terminal import terminal_table
+
+    page = write_report(folder)
+    Console().print(terminal_table(collect(folder)))
+    print(f"report: {page}")

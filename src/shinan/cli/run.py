@@ -1,0 +1,62 @@
+"""`shinan run` and `shinan plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from shinan.recipe.schema import Recipe
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value, e.g. tune.epochs=1.")
+]
+RunName = Annotated[str | None, typer.Option("--name", help="Name of the run folder (default: the recipe's name).")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
+
+
+def run(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
+    """Build, curate, evaluate, tune, evaluate again, and report.
+
+    Finished work is never done again: after Ctrl-C or a crash, the same command goes on.
+
+    Example: shinan run recipes/quickstart.yaml --set tune.epochs=1
+    """
+    from rich.console import Console
+
+    from shinan.recipe.run import run as run_recipe
+    from shinan.report.collect import collect
+    from shinan.report.html import write_report
+    from shinan.report.terminal import terminal_table
+
+    loaded = _load(recipe, set_, name)
+    folder = run_recipe(loaded, runs / loaded.name)
+    page = write_report(folder)
+    Console().print(terminal_table(collect(folder)))
+    print(f"report: {page}")
+
+
+def plan(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
+    """Show what a run would do: each stage cached, to run or blocked, and why.
+
+    Example: shinan plan recipes/quickstart.yaml
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from shinan.recipe.run import preview
+
+    loaded = _load(recipe, set_, name)
+    table = Table("stage", "uses", "state", "why", box=None)
+    for stage, state in preview(loaded, runs / loaded.name):
+        table.add_row(stage.id, stage.use, state.status, state.why)
+    Console().print(table)
+
+
+def _load(path: Path, overrides: list[str] | None, name: str | None) -> Recipe:
+    from shinan.recipe.schema import load_recipe
+
+    return load_recipe(path, [*(overrides or []), *([f"name={name}"] if name else [])])

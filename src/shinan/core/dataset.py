@@ -1,0 +1,227 @@
+"""Artefacts on disk: built beside, manifest last, then renamed. A folder with a manifest is complete.
+
+A Dataset is such a folder with `data.parquet` (kept rows) and `dropped.parquet` (dropped rows, each with its verdict).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shinan.core.errors import DataError, RunError
+from shinan.core.example import Example
+from shinan.core.hashing import file_sha256
+from shinan.core.verdict import Tally, Verdict
+
+MANIFEST = "manifest.json"
+
+_MESSAGES = pa.list_(
+    pa.struct(
+        {
+            "role": pa.string(),
+            "train": pa.bool_(),
+            "parts": pa.list_(pa.struct({"kind": pa.string(), "text": pa.string()})),
+        }
+    )
+)
+_PROVENANCE = pa.struct(
+    {
+        "source": pa.string(),
+        "row": pa.int64(),
+        "licence": pa.string(),
+        "maker": pa.string(),
+        "parents": pa.list_(pa.string()),
+    }
+)
+_COLUMNS = {
+    "id": pa.string(),
+    "task": pa.string(),
+    "messages": _MESSAGES,
+    "rejected": _MESSAGES,
+    "targets": pa.list_(pa.string()),
+    "choices": pa.list_(pa.string()),
+    "ranked": pa.list_(pa.string()),
+    "thumb": pa.bool_(),
+    "weight": pa.float64(),
+    "tags": pa.map_(pa.string(), pa.string()),
+    "scores": pa.map_(pa.string(), pa.float64()),
+    "provenance": _PROVENANCE,
+}
+_VERDICT = {"reason": pa.string(), "detail": pa.string(), "by": pa.string()}
+KEPT_SCHEMA = pa.schema(_COLUMNS)
+DROPPED_SCHEMA = pa.schema({**_COLUMNS, **_VERDICT})
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a finished stage says of itself; written last.
+
+    Attributes:
+        stage: the stage's id in the recipe.
+        use: the component that made it.
+        key: content address: component version, resolved parameters, parents' keys, seed.
+        parents: keys of the stages it was made from.
+        identity: everything the key was computed from, in the open, so that a changed key can be explained.
+        tally: {seen, kept, dropped{reason: n}} where the stage handled rows.
+        facts: further results a report needs (counts, losses, choices made by a probe).
+        files: every file of the stage, path relative to the manifest -> {bytes, sha256}.
+        seconds: wall time, summed over interrupted attempts where the stage can know.
+        created: UTC time, ISO 8601.
+    """
+
+    stage: str
+    use: str
+    key: str
+    parents: tuple[str, ...] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    tally: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    created: str = ""
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is either the old one or the whole new one. Raises RunError if the disk says no."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The sentence for a write that failed."""
+    fix = (
+        "free some space (`shinan clean` shows what can go)"
+        if error.errno == 28
+        else "choose a folder you may write to"
+    )
+    return RunError(f"cannot write: {error.strerror or error}", where=str(path), fix=fix)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Build a folder beside `path` and rename it into place at the end; on any failure nothing appears at `path`.
+
+    An older folder at `path` is replaced only after the new one is whole.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        if path.exists():
+            old = path.with_name(f".{path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            beside.rename(path)
+            shutil.rmtree(old)
+        else:
+            beside.rename(path)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise cannot_write(path, error) from error
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """{name: {bytes, sha256}} for files given relative to `folder`."""
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in sorted(names)
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`; `created` is filled in."""
+    stamped = asdict(manifest) | {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    write_atomic(folder / MANIFEST, json.dumps(stamped, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The folder's manifest, or None if there is none or it cannot be read (then the folder is not finished)."""
+    try:
+        value = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return Manifest(**value | {"parents": tuple(value["parents"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def is_whole(folder: Path, manifest: Manifest) -> bool:
+    """Whether every file of the manifest is there with its size. (Sizes only: hashing is `shinan doctor`'s work.)"""
+    try:
+        return all((folder / name).stat().st_size == facts["bytes"] for name, facts in manifest.files.items())
+    except OSError:
+        return False
+
+
+def write_rows(folder: Path, kept: Sequence[Example], dropped: Sequence[tuple[Example, Verdict]] = ()) -> Tally:
+    """Write `data.parquet` and `dropped.parquet` into `folder`; returns the tally of what was written.
+
+    Raises DataError for text that is not valid Unicode (a lone surrogate), naming the row.
+    """
+    tally = Tally(kept=len(kept))
+    lost = []
+    for example, verdict in dropped:
+        tally.add(verdict)
+        lost.append(example.to_dict() | {"reason": verdict.reason, "detail": verdict.detail, "by": verdict.by})
+    _write_table(folder / "data.parquet", [example.to_dict() for example in kept], KEPT_SCHEMA)
+    _write_table(folder / "dropped.parquet", lost, DROPPED_SCHEMA)
+    return tally
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    for row in rows:
+        row["tags"], row["scores"] = sorted(row["tags"].items()), sorted(row["scores"].items())
+    try:
+        table = pa.Table.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError as error:
+        raise DataError(f"text that is not valid Unicode: {error}", where=str(path)) from error
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_rows(folder: Path) -> list[Example]:
+    """The kept rows of a dataset folder, in order. Raises DataError if the file is missing or damaged."""
+    return [Example.from_dict(_plain(row)) for row in _read_table(folder / "data.parquet")]
+
+
+def read_dropped(folder: Path) -> list[tuple[Example, Verdict]]:
+    """The dropped rows with their verdicts. Raises DataError if the file is missing or damaged."""
+    return [
+        (Example.from_dict(_plain(row)), Verdict.drop(row["reason"], row["detail"], row["by"]))
+        for row in _read_table(folder / "dropped.parquet")
+    ]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"tags": dict(row["tags"]), "scores": dict(row["scores"])}
+
+
+def _read_table(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"cannot read it: {error}", where=str(path), fix="delete the stage's folder and run again"
+        ) from error
+    return rows

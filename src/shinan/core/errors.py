@@ -1,0 +1,75 @@
+"""Errors a user can act on. Anything else that escapes is our bug and keeps its traceback.
+
+ShinanError              what, where, do this
+├── ConfigError          a recipe or option; carries every problem found, not only the first
+├── DataError            a row, file or dataset
+├── ModelError           a model, checkpoint, tokenizer or chat format
+├── TrainingError        tuning cannot go on (NaN, nothing to train, memory)
+└── RunError             the run folder, the disk, a lock, a missing extra
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+
+class ShinanError(Exception):
+    """A mistake or a circumstance outside our code, told as: what, where, do this.
+
+    `where` is `file:line`, a row id, a URL or an option as typed; `fix` is one imperative sentence.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  do this: {self.fix}" if self.fix else head
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a configuration."""
+
+    what: str
+    where: str
+    fix: str = ""
+
+
+class ConfigError(ShinanError):
+    """Every problem of one configuration, reported together."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = [ShinanError(p.what, where=p.where, fix=p.fix)._text() for p in self.problems]
+        super().__init__("\n".join(lines))
+
+
+class DataError(ShinanError):
+    """A row, a file or a dataset that cannot be used."""
+
+
+class ModelError(ShinanError):
+    """A model, checkpoint, tokenizer or chat format that cannot be used."""
+
+
+class TrainingError(ShinanError):
+    """Tuning cannot go on."""
+
+
+class RunError(ShinanError):
+    """The run folder, the disk, a lock, the network, or a missing extra."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A `did you mean` sentence for a mistyped name, else the list of valid ones (empty if there are none)."""
+    options = sorted(valid)
+    if not options:
+        return ""
+    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
+    return f"use one of: {shown}"

@@ -1,0 +1,31 @@
+"""Content addresses and derived seeds: everything that must be equal on every run comes from here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes. NaN is refused (ValueError)."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def content_hash(value: Any) -> str:
+    """The tagged hash of a JSON-able value, 128 bits. The tag `b2:` makes a later change of form detectable."""
+    return "b2:" + hashlib.blake2b(canonical_json(value), digest_size=16).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def derive_seed(seed: int, purpose: str, *index: int | str) -> int:
+    """A 63-bit seed that depends on (seed, purpose, index) alone, never on what was drawn before."""
+    digest = hashlib.blake2b(canonical_json([seed, purpose, *index]), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,7 @@
+"""Shapes of text on disk: files of rows, the field's row layouts, templates over annotated rows. Knows no models."""
+
+from shinan.formats.rows import Where, read_rows
+from shinan.formats.shapes import SHAPES, Shape, detect, read, write
+from shinan.formats.template import PromptTemplate, load_templates
+
+__all__ = ["SHAPES", "PromptTemplate", "Shape", "Where", "detect", "load_templates", "read", "read_rows", "write"]

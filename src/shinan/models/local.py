@@ -1,0 +1,71 @@
+"""A transformers model on this machine as a Generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shinan.models.decode import Row, decode
+from shinan.models.generator import Completion, Finish, Request
+from shinan.models.rendering import ChatFormat
+
+
+@dataclass(frozen=True, slots=True)
+class LocalGenerator:
+    """Continues requests with a causal LM, `batch_size` at a time.
+
+    Attributes:
+        name: the model's name, for provenance and logs.
+        model: transformers causal LM in eval mode.
+        chat: how conversations are written; its stops end a reply.
+        batch_size: rows decoded together. Larger is faster until memory runs out.
+    """
+
+    name: str
+    model: Any
+    chat: ChatFormat
+    batch_size: int = 32
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `Generator.generate`. Prompts of like length share a batch, so that little is padded."""
+        rows = [self._row(request) for request in requests]
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), i))
+        for start in range(0, len(order), self.batch_size):
+            decode(self.model, [rows[i] for i in order[start : start + self.batch_size]])
+        return [self._completion(request, row) for request, row in zip(requests, rows, strict=True)]
+
+    def _row(self, request: Request) -> Row:
+        if request.messages:
+            prompt: Sequence[int] = self.chat.render_prompt(request.messages, request.prefill)
+        else:
+            prompt = self.chat.tokenizer.encode(request.prompt)
+        return Row(prompt, request.sampling, request.seed, self._stopper(request))
+
+    def _stopper(self, request: Request) -> Callable[[list[int]], bool]:
+        """True once the newest token ends the reply, or the newest text holds a stop string."""
+        stop_ids = frozenset(self.chat.stop_ids)
+        strings = self._stop_strings(request)
+        # A stop string of n bytes lies within the last n tokens (each has at least one byte) and the one before.
+        tail = 1 + max((len(text.encode()) for text in strings), default=0)
+
+        def stopped(ids: list[int]) -> bool:
+            if ids[-1] in stop_ids:
+                return True
+            recent = self.chat.tokenizer.decode(ids[-tail:], place="inside") if strings else ""
+            return any(text in recent for text in strings)
+
+        return stopped
+
+    def _stop_strings(self, request: Request) -> tuple[str, ...]:
+        return request.stop + (self.chat.stop_strings if request.messages else ())
+
+    def _completion(self, request: Request, row: Row) -> Completion:
+        ids = row.ids[:-1] if row.ids and row.ids[-1] in self.chat.stop_ids else row.ids
+        text = self.chat.tokenizer.decode(ids, place="inside")
+        if request.messages and not request.prefill:
+            text = text.removeprefix(self.chat.lead(request.messages))
+        for stop in self._stop_strings(request):
+            text = text.split(stop, 1)[0]
+        finish: Finish = "stop" if row.finish == "stop" else "length"
+        return Completion(request.prefill + text, tuple(row.ids), tuple(row.logprobs), finish, len(row.prompt))

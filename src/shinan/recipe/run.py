@@ -1,0 +1,167 @@
+"""Executing a plan: each stage is taken from where it is already done, or done, or gone on with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+
+from shinan.core.dataset import (
+    MANIFEST,
+    Manifest,
+    cannot_write,
+    describe_files,
+    new_folder,
+    read_manifest,
+    write_atomic,
+    write_manifest,
+)
+from shinan.core.errors import RunError
+from shinan.core.progress import clock_text
+from shinan.core.store import Store, cache_root
+from shinan.models.card import load_card
+from shinan.models.chat import chat_format, default_format
+from shinan.models.precision import default_device, probe_dtype
+from shinan.models.sources import resolve
+from shinan.models.tokenizer import Tokenizer
+from shinan.recipe.plan import Setting, Stage, State, plan, state_of, states
+from shinan.recipe.schema import Recipe
+from shinan.recipe.stages import WORK, Room
+
+_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+
+
+def run(recipe: Recipe, folder: Path) -> Path:
+    """Bring the run folder up to date with the recipe; returns the folder.
+
+    Finished stages are kept, whichever run did them; a stage that was interrupted goes on where it can.
+
+    Raises ShinanError for anything the user can act on, and KeyboardInterrupt after saving what can be saved.
+    """
+    with _locked(folder):
+        store = Store(cache_root())
+        model = resolve(recipe.model)
+        setting = decide(recipe, model, folder)
+        stages = plan(recipe, setting)
+        _write_plan(folder, recipe, setting, stages, states(stages, folder, store))
+        torch.use_deterministic_algorithms(True)
+        room = Room(recipe, setting, folder, model)
+        for number, stage in enumerate(stages, 1):
+            state = state_of(stage, folder, store)
+            _say(f"[{number}/{len(stages)}] {stage.id}: {state.why if state.status == 'cached' else 'running'}")
+            _bring(stage, state, room, store)
+        return folder
+
+
+def preview(recipe: Recipe, folder: Path) -> list[tuple[Stage, State]]:
+    """What `run` would do, without doing it. The model itself is fetched, since every key depends on it."""
+    store = Store(cache_root())
+    stages = plan(recipe, decide(recipe, resolve(recipe.model), folder))
+    found = states(stages, folder, store)
+    return [(stage, found[stage.id]) for stage in stages]
+
+
+def decide(recipe: Recipe, model: Path, folder: Path) -> Setting:
+    """Chat format, number format and device: as plan.json says if the run was begun before, else decided now."""
+    card = load_card(model)
+    tokenizer = Tokenizer.load(model)
+    named = recipe.chat or card.chat
+    chat = chat_format(named, tokenizer) if named else default_format(tokenizer)
+    try:
+        begun = json.loads((folder / "plan.json").read_text("utf-8"))["setting"]
+    except (OSError, ValueError, KeyError, TypeError):
+        begun = {}
+    device = begun.get("device") or default_device().type
+    dtype = _DTYPES.get(recipe.tune.precision) or begun.get("dtype")
+    if dtype is None:
+        dtype = str(probe_dtype(torch.device(device))).removeprefix("torch.")
+    return Setting(card.fingerprint, chat.name, dtype, device)
+
+
+def _bring(stage: Stage, state: State, room: Room, store: Store) -> None:
+    """Have the stage's artefact in the run folder: nothing to do, link it from another run, or do the work."""
+    target = room.stage(stage.id)
+    if state.source == target:
+        return
+    if state.source is not None:
+        _adopt(state.source, target)
+    else:
+        start = time.monotonic()
+        # The old manifest goes first: from here on what it describes is being replaced.
+        (target / MANIFEST).unlink(missing_ok=True)
+        with new_folder(target) as beside:
+            outcome = WORK[stage.kind](room, stage, beside)
+            write_manifest(
+                beside,
+                Manifest(
+                    stage=stage.id,
+                    use=stage.use,
+                    key=stage.key,
+                    parents=tuple(stage.identity["parents"].values()),
+                    identity=stage.identity,
+                    tally=outcome.tally,
+                    facts=outcome.facts,
+                    files=describe_files(beside, outcome.files),
+                    seconds=round(outcome.facts.get("seconds", 0.0) or time.monotonic() - start, 2),
+                ),
+            )
+        _say(f"    done in {clock_text(time.monotonic() - start)}")
+    store.record(stage.key, target)
+
+
+def _adopt(source: Path, target: Path) -> None:
+    """Link a finished stage of another run into this one (or copy, across file systems), manifest last."""
+    manifest = read_manifest(source)
+    if manifest is None:
+        raise RunError("the stage vanished while it was being read", where=str(source), fix="run again")
+    with new_folder(target) as beside:
+        for name in (*manifest.files, MANIFEST):
+            path = beside / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            try:
+                os.link(source / name, path)
+            except OSError:
+                shutil.copy2(source / name, path)
+
+
+def _write_plan(folder: Path, recipe: Recipe, setting: Setting, stages: list[Stage], found: dict[str, State]) -> None:
+    resolved = recipe.model_dump(mode="json", by_alias=True)
+    write_atomic(folder / "recipe.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    table = [
+        {"id": s.id, "use": s.use, "key": s.key, "status": found[s.id].status, "why": found[s.id].why} for s in stages
+    ]
+    document = {"setting": asdict(setting), "stages": table}
+    write_atomic(folder / "plan.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One run at a time in a folder. The lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                "another run is at work in this folder", where=str(folder), fix="wait for it, or give this run a name"
+            ) from None
+        yield
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,144 @@
+"""What a recipe may say. The sections stand in the order in which they run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from shinan.core.config import Config, apply_overrides, load_yaml, validate
+from shinan.core.errors import ConfigError, Problem
+from shinan.core.registry import Bound, bind
+from shinan.train.settings import TuneSettings
+
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class Use(Config):
+    """A registered component with its parameters."""
+
+    use: str
+    """The component's name."""
+    params: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Its parameters."""
+
+
+class BuildStage(Use):
+    """One source of training rows; the sources are joined in order."""
+
+    id: str
+    """Name of the stage, unique in the recipe."""
+
+
+class Decontaminate(Config):
+    """Drop training rows that hold more than `share` of the `n`-grams of an evaluation item."""
+
+    n: int = Field(8, ge=2)
+    """Words of an n-gram (a character counts as a word in unspaced scripts). 8 is Tulu 3's (arXiv 2411.15124)."""
+    share: float = Field(0.5, ge=0, lt=1)
+    """Dropped if more than this share of the item's n-grams occurs in the row."""
+
+
+class EvalTask(Use):
+    """Held-out items, asked before and after tuning."""
+
+    id: str
+    """Name of the task, unique in the recipe."""
+    metrics: list[str] = Field(["rouge_l", "exact_match"], min_length=1)
+    """Scorers; the first is the headline."""
+    max_new_tokens: int = Field(48, gt=0)
+    """Longest reply."""
+
+
+class Recipe(Config):
+    """A whole run: one model, its data, its tuning, its evaluation."""
+
+    name: str
+    """Name of the run folder."""
+    seed: int = 0
+    """Every random draw derives from it."""
+    model: str
+    """starter:NAME, tiny:NAME, a local folder, or a hub id."""
+    chat: str | None = None
+    """Chat format; by default the model's own, else one that its tokenizer can write."""
+    build: list[BuildStage] = Field(min_length=1)
+    """Where training rows come from."""
+    curate: list[Use] = Field(default_factory=list)
+    """Checks, in order."""
+    decontaminate: Decontaminate | bool = Decontaminate()
+    """On unless switched off by name: `decontaminate: false`."""
+    tune: TuneSettings = TuneSettings()
+    """How to tune."""
+    evaluate: list[EvalTask] = Field(min_length=1)
+    """What is measured before and after."""
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, name: str) -> str:
+        if not _ID.fullmatch(name):
+            raise ValueError(f"{name!r} is not a folder name: use lower-case letters, digits, - and _")
+        return name
+
+    @field_validator("decontaminate")
+    @classmethod
+    def _true_means_default(cls, value: Decontaminate | bool) -> Decontaminate | bool:
+        return Decontaminate() if value is True else value
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Recipe:
+        for what, ids in (("build", [b.id for b in self.build]), ("evaluate", [t.id for t in self.evaluate])):
+            for name in ids:
+                if ids.count(name) > 1:
+                    raise ValueError(f"two stages of {what} have the id {name!r}")
+                if not _ID.fullmatch(name):
+                    raise ValueError(f"{what} id {name!r}: use lower-case letters, digits, - and _")
+        return self
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read and check a recipe, `--set` overrides applied.
+
+    Raises ConfigError with every problem found: keys and types, then component names and parameters.
+    """
+    document = apply_overrides(load_yaml(path), overrides or [])
+    recipe = validate(Recipe, document)
+    problems: list[Problem] = []
+    for kind, keys, name, params in _components(recipe):
+        try:
+            bind(kind, name, params, where=document.where(keys))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return recipe
+
+
+def _components(recipe: Recipe) -> list[tuple[str, tuple[str | int, ...], str, dict[str, Any]]]:
+    """(kind, place in the recipe, name, parameters) of everything a recipe names."""
+    import_rooms()
+    found: list[tuple[str, tuple[str | int, ...], str, dict[str, Any]]] = []
+    found += [("build", ("build", i), use.use, use.params) for i, use in enumerate(recipe.build)]
+    found += [("check", ("curate", i), use.use, use.params) for i, use in enumerate(recipe.curate)]
+    found += [("build", ("evaluate", i), task.use, task.params) for i, task in enumerate(recipe.evaluate)]
+    for i, task in enumerate(recipe.evaluate):
+        found += [("scorer", ("evaluate", i, "metrics", j), name, {}) for j, name in enumerate(task.metrics)]
+    found.append(("objective", ("tune", "objective"), recipe.tune.objective, {}))
+    return found
+
+
+def import_rooms() -> None:
+    """Import the modules whose components recipes may name, so that they are registered."""
+    import shinan.build.collection
+    import shinan.build.files
+    import shinan.curate.checks
+    import shinan.curate.duplicates
+    import shinan.scorers.exact
+    import shinan.scorers.rouge
+    import shinan.train.sft  # noqa: F401
+
+
+def bound(kind: str, use: Use) -> Bound:
+    """The component of a checked recipe."""
+    return bind(kind, use.use, use.params)

@@ -1,0 +1,209 @@
+"""What each kind of stage does: one function a kind, each a call into a room. Read this file second."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shinan.core.dataset import new_folder, read_rows, write_rows
+from shinan.core.errors import DataError
+from shinan.core.example import Example
+from shinan.core.hashing import derive_seed
+from shinan.core.registry import bind
+from shinan.curate.overlap import overlap
+from shinan.curate.run import curate
+from shinan.evaluate.results import best_style, compare_samples, means
+from shinan.evaluate.run import Ask, evaluate
+from shinan.evaluate.samples import read_samples
+from shinan.models.card import load_card
+from shinan.models.chat import chat_format
+from shinan.models.checkpoint import load_model, save_model
+from shinan.models.local import LocalGenerator
+from shinan.models.tokenizer import Tokenizer
+from shinan.recipe.plan import Kind, Setting, Stage
+from shinan.recipe.schema import EvalTask, Recipe, bound
+from shinan.train import lora
+from shinan.train.engine import Fitted, Places, fit
+from shinan.train.rows import tokenise
+
+PLAIN = "plain"  # the style a base model is asked in beside the tuned template
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a stage may look at.
+
+    Attributes:
+        recipe: the whole recipe.
+        setting: model fingerprint, chat format, number format, device.
+        folder: the run folder.
+        model: folder of the base model.
+    """
+
+    recipe: Recipe
+    setting: Setting
+    folder: Path
+    model: Path
+
+    def stage(self, id_: str) -> Path:
+        """Folder of a finished stage."""
+        return self.folder / "stages" / id_
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage's manifest is to say; file names are relative to the stage's folder."""
+
+    tally: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Sequence[str] = ("data.parquet", "dropped.parquet")
+
+
+def _build(room: Room, stage: Stage, out: Path) -> Outcome:
+    use = next(use for use in room.recipe.build if use.id == stage.subject)
+    rows = bound("build", use)(derive_seed(room.recipe.seed, "build", use.id))
+    return Outcome(write_rows(out, rows).to_dict())
+
+
+def _items(room: Room, stage: Stage, out: Path) -> Outcome:
+    task = _task(room, stage)
+    rows: list[Example] = bound("build", task)(derive_seed(room.recipe.seed, "items", task.id))
+    for row in rows:
+        if not row.targets:
+            raise DataError("an evaluation item without an accepted answer", where=row.row, fix="give it targets")
+    return Outcome(write_rows(out, rows).to_dict())
+
+
+def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
+    rows = [row for need in stage.needs if need.startswith("build.") for row in read_rows(room.stage(need))]
+    items = [row for need in stage.needs if need.startswith("items.") for row in read_rows(room.stage(need))]
+    checks = [(use.use, bound("check", use)()) for use in room.recipe.curate]
+    rule = room.recipe.decontaminate
+    if not isinstance(rule, bool):
+        checks.append(("overlap", overlap(items, n=rule.n, share=rule.share)))
+    kept, dropped = curate(rows, checks)
+    tally = write_rows(out, kept, dropped)
+    if not kept:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in tally.dropped.most_common(5))
+        raise DataError(
+            f"no row is left after curation: {tally.seen} seen, dropped for {reasons or 'nothing'}",
+            where="curate",
+            fix="loosen the check that drops most, or add data",
+        )
+    return Outcome(tally.to_dict())
+
+
+def _before(room: Room, stage: Stage, out: Path) -> Outcome:
+    task = _task(room, stage)
+    styles = list(dict.fromkeys([room.setting.chat, PLAIN]))
+    facts, log = _ask(room, stage, room.model, styles, "before")
+    samples = read_samples(log)
+    facts |= {"style": best_style(samples, task.metrics[0]), "styles": means(samples, task.metrics)}
+    return Outcome(facts=facts, files=[_outside(log, room)])
+
+
+def _after(room: Room, stage: Stage, out: Path) -> Outcome:
+    facts, log = _ask(room, stage, room.folder / "checkpoints" / "best", [room.setting.chat], "after")
+    return Outcome(facts=facts, files=[_outside(log, room)])
+
+
+def _ask(room: Room, stage: Stage, model: Path, styles: Sequence[str], side: str) -> tuple[dict[str, Any], Path]:
+    task = _task(room, stage)
+    log = room.folder / "eval" / f"{task.id}.{side}.jsonl"
+    tokenizer = Tokenizer.load(model)
+    name = load_card(model).name
+    with loaded(model, room.setting) as weights:
+        asks = [Ask(style, LocalGenerator(name, weights, chat_format(style, tokenizer))) for style in styles]
+        samples = evaluate(
+            read_rows(room.stage(f"items.{task.id}")),
+            asks,
+            {metric: bind("scorer", metric, {})() for metric in task.metrics},
+            max_new_tokens=task.max_new_tokens,
+            log=log,
+            key=stage.key,
+            what=f"asking {side} tuning",
+        )
+    return {"n": len(samples) // len(styles), "model": name}, log
+
+
+def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
+    settings = room.recipe.tune
+    tokenizer = Tokenizer.load(room.model)
+    chat = chat_format(room.setting.chat, tokenizer)
+    examples = read_rows(room.stage("curate"))
+    rows, dropped = tokenise(examples, chat, settings.max_tokens)
+    lost = {example.row for example, _ in dropped}
+    tally = write_rows(out, [example for example in examples if example.row not in lost], dropped)
+    checkpoints = room.folder / "checkpoints"
+    places = Places(checkpoints / "states", room.folder / "metrics.jsonl")
+    objective = bind("objective", settings.objective, {})()
+    with loaded(room.model, room.setting) as model:
+        if settings.method == "lora":
+            model = lora.wrap(model, settings.lora, room.recipe.seed)
+        fitted = fit(model, objective, rows, settings, key=stage.key, seed=room.recipe.seed, places=places)
+        files = _save(room, model, tokenizer, fitted, checkpoints)
+    facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json")}
+    files += ["../../metrics.jsonl", "data.parquet", "dropped.parquet"]
+    return Outcome(tally.to_dict(), facts, files)
+
+
+def _save(room: Room, model: Any, tokenizer: Tokenizer, fitted: Fitted, checkpoints: Path) -> list[str]:
+    """Write `checkpoints/last` and `checkpoints/best` as whole models; returns their files."""
+    chat = chat_format(room.setting.chat, tokenizer)
+    parents = [load_card(room.model)]
+    files = []
+    for which in ("last", "best"):
+        fitted.restore(which)
+        whole = lora.merge(copy.deepcopy(model)) if room.recipe.tune.method == "lora" else model
+        with new_folder(checkpoints / which) as beside:
+            save_model(beside, whole, tokenizer, chat, name=f"{room.recipe.name}/{which}", parents=parents)
+        files += [_outside(path, room) for path in sorted((checkpoints / which).rglob("*")) if path.is_file()]
+    return files
+
+
+def _compare(room: Room, stage: Stage, out: Path) -> Outcome:
+    facts: dict[str, list[Any]] = {"evaluation": [], "categories": []}
+    for task in room.recipe.evaluate:
+        before, after = (read_samples(room.folder / "eval" / f"{task.id}.{side}.jsonl") for side in ("before", "after"))
+        seed = derive_seed(room.recipe.seed, "compare", task.id)
+        for name, rows in compare_samples(before, after, task.metrics, task=task.id, seed=seed).items():
+            facts[name] += rows
+    return Outcome(facts=facts, files=[])
+
+
+WORK: Mapping[Kind, Callable[[Room, Stage, Path], Outcome]] = {
+    "build": _build,
+    "items": _items,
+    "curate": _curate,
+    "before": _before,
+    "tune": _tune,
+    "after": _after,
+    "compare": _compare,
+}
+
+
+@contextmanager
+def loaded(folder: Path, setting: Setting) -> Iterator[Any]:
+    """A model in memory for the length of a block, on the setting's device and in its number format."""
+    model = load_model(folder, getattr(torch, setting.dtype)).to(setting.device)
+    try:
+        yield model
+    finally:
+        del model
+        gc.collect()
+
+
+def _task(room: Room, stage: Stage) -> EvalTask:
+    return next(task for task in room.recipe.evaluate if task.id == stage.subject)
+
+
+def _outside(path: Path, room: Room) -> str:
+    """A file of the run folder as seen from a stage's folder."""
+    return f"../../{path.relative_to(room.folder).as_posix()}"

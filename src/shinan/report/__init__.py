@@ -1,0 +1,1 @@
+"""Reporting: a run folder -> one Report object -> a self-contained page, summary.json and a table for the terminal."""

@@ -1,0 +1,1 @@
+"""Serving a tuned model: the conversation loop behind the terminal chat."""

@@ -1,0 +1,127 @@
+"""A conversation with a model: the turns so far, and the loop that reads questions and writes answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shinan.core.errors import ModelError, ShinanError
+from shinan.core.example import Message, assistant, system, user
+from shinan.core.hashing import derive_seed
+from shinan.models.card import load_card
+from shinan.models.chat import ChatFormat, chat_format
+from shinan.models.checkpoint import load_model
+from shinan.models.generator import Completion, Generator, Request, Sampling
+from shinan.models.local import LocalGenerator
+from shinan.models.precision import default_device, probe_dtype
+from shinan.models.tokenizer import Tokenizer
+
+COMMANDS = "/reset begins a new conversation, /exit leaves"
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Turns with one model.
+
+    Attributes:
+        generator: the model.
+        chat: how it writes conversations.
+        sampling: how to draw.
+        context: tokens that the model can attend to.
+        seed: every random draw derives from it and the number of the turn.
+        opening: a system turn, or nothing.
+        turns: questions and answers so far.
+    """
+
+    generator: Generator
+    chat: ChatFormat
+    sampling: Sampling
+    context: int
+    seed: int = 0
+    opening: tuple[Message, ...] = ()
+    turns: list[Message] = field(default_factory=list)
+
+    def ask(self, question: str) -> Completion:
+        """The model's answer; question and answer become turns. Raises ModelError if the context is too short."""
+        turns = [*self.turns, user(question)]
+        messages = (*self.opening, *turns)
+        needed = len(self.chat.render_prompt(messages)) + self.sampling.max_new_tokens
+        if needed > self.context:
+            what = f"the conversation and an answer may take {needed} tokens, the model has room for {self.context}"
+            raise ModelError(what, fix="begin a new conversation with /reset, or lower --max-new-tokens")
+        seed = derive_seed(self.seed, "chat", len(turns))
+        [reply] = self.generator.generate([Request(messages, sampling=self.sampling, seed=seed)])
+        self.turns = [*turns, assistant(reply.text)]
+        return reply
+
+    def reset(self) -> None:
+        """Forget all turns; the system turn stays."""
+        self.turns = []
+
+
+def open_conversation(folder: Path, named: str | None, sampling: Sampling, *, seed: int, opening: str) -> Conversation:
+    """A conversation with the model of a folder, in the chat format `named` or the one it was tuned with.
+
+    Raises ModelError for a model that was tuned with none, unless one is named, and what loading raises.
+    """
+    chat = _format(folder, named)
+    name = load_card(folder).name
+    device = default_device()
+    model = load_model(folder, probe_dtype(device)).to(device)
+    return Conversation(
+        generator=LocalGenerator(name, model, chat),
+        chat=chat,
+        sampling=sampling,
+        context=model.config.max_position_embeddings,
+        seed=seed,
+        opening=(system(opening),) if opening else (),
+    )
+
+
+def _format(folder: Path, named: str | None) -> ChatFormat:
+    tokenizer, card = Tokenizer.load(folder), load_card(folder)
+    name = named or card.chat or ("tokenizer" if tokenizer.chat_template else None)
+    if name is None:
+        what = f"{card.name} is a base model: it goes on with a text, and was not tuned to answer in any chat format"
+        raise ModelError(what, where=str(folder), fix="tune it first, or try it all the same with --format alpaca")
+    return chat_format(name, tokenizer)
+
+
+def talk(
+    conversation: Conversation,
+    read: Callable[[], str | None],
+    write: Callable[[str], None],
+    note: Callable[[str], None],
+    *,
+    patient: bool,
+) -> None:
+    """Answer one line after another until `read` gives None or `/exit`.
+
+    `note` is told what is not an answer. With `patient`, also errors, and the talk goes on; else they are raised.
+    """
+    while (line := read()) is not None:
+        question = line.strip()
+        if question == "/exit":
+            return
+        if question == "/reset":
+            conversation.reset()
+            note("a new conversation begins")
+        elif question:
+            try:
+                reply = conversation.ask(question)
+            except ShinanError as error:
+                if not patient:
+                    raise
+                note(str(error))
+                continue
+            write(reply.text.strip())
+            for remark in _remarks(reply):
+                note(remark)
+
+
+def _remarks(reply: Completion) -> Sequence[str]:
+    """What a person should know of an answer and cannot see."""
+    if reply.finish == "length":
+        return [f"(cut after {len(reply.ids)} tokens; --max-new-tokens allows more)"]
+    return [] if reply.text.strip() else ["(the answer is empty)"]

@@ -1,0 +1,106 @@
+"""Choosing rows of the starter collection."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shinan.build.collection import collection
+from shinan.core.errors import ConfigError, DataError
+from shinan.core.registry import bind
+from shinan.starter import examples, tasks
+
+
+def test_by_default_all_training_rows_in_the_collections_order() -> None:
+    expected = [row for task in tasks(split="train") for row in examples(task)]
+    assert collection(0) == collection(1) == expected
+
+
+def test_all_is_train_and_heldout() -> None:
+    rows = {split: {row.id for row in collection(0, split=split)} for split in ("train", "heldout", "all")}
+    assert rows["all"] == rows["train"] | rows["heldout"]
+    assert not rows["train"] & rows["heldout"]
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**40), k=st.integers(1, 12))
+def test_instances_per_task_takes_that_many_of_each(seed: int, k: int) -> None:
+    counts = Counter(row.task for row in collection(seed, split="heldout", instances_per_task=k))
+    assert counts == {task.name: min(k, len(task.instances)) for task in tasks(split="heldout")}
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**40), limit=st.integers(1, 400))
+def test_a_limit_is_spread_over_the_tasks(seed: int, limit: int) -> None:
+    rows = collection(seed, split="heldout", limit=limit)
+    sizes = {task.name: len(task.instances) for task in tasks(split="heldout")}
+    counts = Counter(row.task for row in rows)
+    assert len(rows) == min(limit, sum(sizes.values()))
+    most = max(counts.values())
+    assert all(counts[name] >= min(size, most - 1) for name, size in sizes.items())
+    assert rows == sorted(rows, key=lambda row: (row.tags["language"], row.task, row.provenance.row))
+
+
+def test_the_seed_decides_what_is_drawn_and_nothing_else_does() -> None:
+    first = collection(3, limit=200)
+    assert collection(3, limit=200) == first
+    assert collection(4, limit=200) != first
+    # A larger limit only adds rows, and a choice of tasks does not change what is drawn from them.
+    assert {row.id for row in first} < {row.id for row in collection(3, limit=300)}
+    name = first[0].task
+    alone = collection(3, tasks=[name], instances_per_task=4)
+    assert alone == [row for row in collection(3, instances_per_task=4) if row.task == name]
+
+
+def test_instances_are_drawn_for_each_task_on_its_own() -> None:
+    drawn: dict[str, set[int]] = {}
+    for row in collection(5, instances_per_task=4):
+        drawn.setdefault(row.task, set()).add(row.provenance.row)
+    assert len(set(map(frozenset, drawn.values()))) > len(drawn) / 3  # of 70 to 210 ways to draw four
+    assert {0, 1, 2, 3} not in list(drawn.values())[:5]
+
+
+def test_languages_tasks_demonstrations_and_avoid() -> None:
+    assert {row.tags["language"] for row in collection(0, languages=["ja"])} == {"ja"}
+    (row,) = collection(0, split="all", tasks=["email_subject_line"], limit=1, demonstrations=2, avoid=False)
+    kinds = [part.kind for part in row.messages[0].parts]
+    assert kinds == ["instruction", "demonstration", "demonstration", "input"]
+    assert "No greetings" not in row.messages[0].text
+
+
+def test_every_mistyped_name_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        collection(0, name="startr", languages=["jp"], tasks=["email_subject_lines"])
+    assert str(caught.value) == (
+        "build.collection name: no collection is named 'startr'\n  do this: did you mean 'starter'?\n"
+        f"build.collection languages: no task is in 'jp'\n  do this: {LANGUAGES}\n"
+        "build.collection tasks: no task is named 'email_subject_lines'\n  do this: did you mean 'email_subject_line'?"
+    )
+
+
+LANGUAGES = "use one of: " + ", ".join(sorted({task.language for task in tasks()}))
+
+
+def test_a_named_task_on_the_other_side_of_the_split_is_refused() -> None:
+    expected = (
+        "build.collection tasks: the task 'email_subject_line' is on the side 'heldout' of the split, not 'train'\n"
+        "  do this: change `split` or leave the task out"
+    )
+    with pytest.raises(ConfigError) as caught:
+        collection(0, tasks=["email_subject_line"])
+    assert str(caught.value) == expected
+
+
+def test_nothing_left_to_take_is_refused() -> None:
+    with pytest.raises(DataError, match="no task fits the choice of split, languages and tasks"):
+        collection(0, languages=["ja"], split="heldout", tasks=["email_subject_line"])
+
+
+@pytest.mark.parametrize("option", ["limit", "instances_per_task"])
+def test_a_recipe_cannot_ask_for_no_rows(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option}: Input should be greater than 0"):
+        bind("build", "collection", {option: 0}, where="recipe.yaml:3")
+    assert len(bind("build", "collection", {option: 1})(7)) > 0

@@ -1,0 +1,90 @@
+"""The decode loop against transformers' own generate, and its independence of what else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shinan.models.checkpoint import load_model
+from shinan.models.decode import Row, decode, sample
+from shinan.models.generator import Sampling
+
+_PROMPTS = [[2, 40, 41, 42], [2, *range(50, 95)], [2, 99], [2, 7 + 8, 9 + 8, 11 + 8, 30, 31]]
+
+
+def _row(prompt: list[int], n: int = 12, seed: int = 0, stop: frozenset[int] = frozenset(), **how: Any) -> Row:
+    return Row(prompt, Sampling(n, **how), seed, lambda ids: ids[-1] in stop)
+
+
+@pytest.mark.parametrize("name", ["tiny_decoder", "tiny_llama"])
+def test_greedy_tokens_are_those_of_transformers(name: str, request: pytest.FixtureRequest) -> None:
+    model: Any = load_model(request.getfixturevalue(name), torch.float32)
+    rows = [_row(prompt) for prompt in _PROMPTS]
+    decode(model, rows)
+    for row in rows:
+        ids = torch.tensor([row.prompt])
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=None
+        )
+        assert row.ids == expected[0, len(row.prompt) :].tolist()
+        logits = model(expected).logits[0].log_softmax(-1)
+        exact = [float(logits.detach()[len(row.prompt) + i - 1, token]) for i, token in enumerate(row.ids)]
+        assert row.logprobs == pytest.approx(exact, abs=1e-4)
+        assert row.finish == "length"
+
+
+def test_a_row_ends_at_its_stop_and_the_others_go_on(fresh: Callable[..., Any]) -> None:
+    model = fresh()
+    free = [_row(prompt) for prompt in _PROMPTS]
+    decode(model, free)
+    stops = frozenset({free[1].ids[3]})
+    rows = [_row(prompt, stop=stops) for prompt in _PROMPTS]
+    decode(model, rows)
+    for row, other in zip(rows, free, strict=True):
+        cut = next((i + 1 for i, token in enumerate(other.ids) if token in stops), None)
+        assert row.ids == other.ids[:cut]
+        assert row.finish == ("length" if cut is None else "stop")
+
+
+def test_samples_depend_on_the_request_alone(fresh: Callable[..., Any]) -> None:
+    model = fresh()
+    alone = _row(_PROMPTS[0], seed=7, temperature=1.0, top_p=0.9)
+    decode(model, [alone])
+    rows = [_row(prompt, seed=7 if i == 0 else i, temperature=1.0, top_p=0.9) for i, prompt in enumerate(_PROMPTS)]
+    decode(model, rows)
+    assert rows[0].ids == alone.ids
+    other = _row(_PROMPTS[0], seed=8, temperature=1.0, top_p=0.9)
+    decode(model, [other])
+    assert other.ids != alone.ids
+
+
+def test_nothing_is_generated_where_nothing_is_asked(fresh: Callable[..., Any]) -> None:
+    row = _row(_PROMPTS[0], n=0)
+    decode(fresh(), [row])
+    assert row.ids == []
+
+
+@given(seed=st.integers(0, 2**62), k=st.integers(1, 5))
+@settings(max_examples=50, deadline=None)
+def test_top_k_draws_from_the_k_most_likely(seed: int, k: int) -> None:
+    logits = torch.tensor([0.1, 3.0, -1.0, 2.0, 0.5, 1.0])
+    allowed = logits.topk(k).indices.tolist()
+    assert sample(logits, Sampling(temperature=1.0, top_k=k), seed) in allowed
+
+
+def test_top_p_keeps_the_token_that_crosses_the_line() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    drawn = {sample(logits, Sampling(temperature=1.0, top_p=0.6), seed) for seed in range(200)}
+    assert drawn == {0, 1}
+
+
+def test_draws_follow_the_distribution() -> None:
+    probs = torch.tensor([0.6, 0.3, 0.1])
+    draws = [sample(probs.log(), Sampling(temperature=1.0), seed) for seed in range(3000)]
+    shares = [draws.count(i) / len(draws) for i in range(3)]
+    assert shares == pytest.approx(probs.tolist(), abs=0.03)  # 3 standard errors
