@@ -212,6 +212,12 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     assert error_of(tmp_path / "x" / "a.jsonl").fix == f"there is no folder {tmp_path / 'x'} either"
 
 
+def test_a_file_that_the_system_refuses_gets_a_sentence(tmp_path: Path) -> None:
+    error = error_of(tmp_path / ("a" * 5000 + ".jsonl"))
+    assert error.what.startswith("cannot read it: ")
+    assert error.fix == "name a file that you may read"
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     put(tmp_path, "b.csv.gz", "")
     put(tmp_path, "notes.md", "")
@@ -311,7 +317,7 @@ def drain(path: Path) -> None:
         str(error).encode()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(ENDINGS), st.booleans(), st.binary(max_size=200))
 def test_arbitrary_bytes_give_rows_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, ending: str, zipped: bool, content: bytes
@@ -326,7 +332,7 @@ def whole_file(folder: Path, ending: str) -> bytes:
     return (folder / f"whole{ending}").read_bytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(ENDINGS), st.booleans(), st.data())
 def test_damaged_files_give_rows_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, ending: str, zipped: bool, data: st.DataObject
@@ -340,7 +346,7 @@ def test_damaged_files_give_rows_or_a_sentence(
     drain(put(folder, f"damaged{ending}" + (".gz" if zipped else ""), bytes(content[:cut] if cut % 2 else content)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text('{}[]",:\\u0dn 1e9-aN\n\r\t', max_size=60))
 def test_nearly_json_gives_rows_or_a_sentence(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     for name in ("near.jsonl", "near.json", "near.csv"):

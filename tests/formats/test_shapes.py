@@ -257,18 +257,21 @@ anything = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(plain | weighted, min_size=1, max_size=5))
 def test_openai_round_trip(messages: list[Message]) -> None:
     example = Example(tuple(messages))
     assert SHAPES["openai"].to_example(SHAPES["openai"].from_example(example), "f:1") == example
 
 
+@settings(max_examples=50)
 @given(st.lists(plain, min_size=1, max_size=5))
 def test_sharegpt_round_trip(messages: list[Message]) -> None:
     example = Example(tuple(messages))
     assert SHAPES["sharegpt"].to_example(SHAPES["sharegpt"].from_example(example), "f:1") == example
 
 
+@settings(max_examples=50)
 @given(st.lists(plain | weighted, min_size=1, max_size=4), weighted, texts)
 def test_preference_round_trip(prompt: list[Message], chosen: Message, rejected: str) -> None:
     example = Example((*prompt, chosen), rejected=(assistant(rejected),))
@@ -278,18 +281,20 @@ def test_preference_round_trip(prompt: list[Message], chosen: Message, rejected:
         assert SHAPES["preference"].to_example(SHAPES["preference"].from_example(example), "f:1") == example
 
 
+@settings(max_examples=50)
 @given(st.fixed_dictionaries({"instruction": texts, "input": texts, "output": texts}))
 def test_alpaca_round_trip(row: dict[str, str]) -> None:
     example = SHAPES["alpaca"].to_example(row, "f:1")
     assert SHAPES["alpaca"].from_example(example) == row
 
 
+@settings(max_examples=50)
 @given(st.fixed_dictionaries({"prompt": texts, "completion": texts}))
 def test_completion_round_trip(row: dict[str, str]) -> None:
     assert SHAPES["completion"].from_example(SHAPES["completion"].to_example(row, "f:1")) == row
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(SHAPES)), anything)
 def test_what_a_shape_writes_reads_back_as_the_same_conversation(shape: str, example: Example) -> None:
     try:
@@ -398,7 +403,7 @@ values = st.recursive(
 turns = st.lists(st.fixed_dictionaries({"role": words, "content": values, "from": words, "value": values}), max_size=3)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(st.dictionaries(tops, values | turns, max_size=5))
 def test_arbitrary_rows_give_an_example_or_a_sentence(row: dict[str, Any]) -> None:
     for shape in SHAPES.values():

@@ -282,7 +282,7 @@ FUZZED = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c", "row", "choices"]), values, max_size=5))
 def test_arbitrary_rows_give_an_example_or_a_sentence(row: dict[str, Any]) -> None:
     for made in FUZZED:
@@ -292,7 +292,7 @@ def test_arbitrary_rows_give_an_example_or_a_sentence(row: dict[str, Any]) -> No
             assert example.reply == example.targets[0] != ""
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.text("{}% |.'axyz()[]*+\\ud\n", max_size=25))
 def test_arbitrary_templates_give_an_example_or_a_sentence(text: str) -> None:
     with suppress(ValidationError, ShinanError):

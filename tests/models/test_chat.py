@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -31,6 +32,7 @@ INST = (
     "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
     "{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
 )
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 # Thinking models: an empty thinking block before the last reply only
 THINKS = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -49,6 +51,7 @@ def built(name: str) -> ChatFormat:
         "llama": lambda: llama_like("first"),
         "legacy": lambda: llama_like("legacy"),
         "bytes": byte_level,
+        "bare": lambda: llama_like("first", add_bos_token=False),
         "default": lambda: byte_level(CHATML_WITH_DEFAULT),
         "inst": lambda: llama_like("first", INST),
         "thinks": lambda: byte_level(THINKS),
@@ -57,7 +60,7 @@ def built(name: str) -> ChatFormat:
 
 
 MARKED = ["gemma-gemma", "chatml-bytes"]
-WORDED = [f"{form}-{toy}" for form in ("alpaca", "plain") for toy in ("gemma", "llama", "legacy", "bytes")]
+WORDED = [f"{form}-{toy}" for form in ("alpaca", "plain") for toy in ("gemma", "llama", "legacy", "bytes", "bare")]
 OWN = ["tokenizer-default", "tokenizer-inst", "tokenizer-thinks"]
 ALL = MARKED + WORDED + OWN
 
@@ -251,11 +254,7 @@ class TestText:
 
     def test_alpaca_as_in_the_paper_code(self) -> None:
         """PROMPT_DICT of Stanford Alpaca's train.py."""
-        assert self.shown("alpaca-bytes", [user("Add.")]) == (
-            "Below is an instruction that describes a task. "
-            "Write a response that appropriately completes the request.\n\n"
-            "### Instruction:\nAdd.\n\n### Response:"
-        )
+        assert self.shown("alpaca-bytes", [user("Add.")]) == f"{ALPACA}### Instruction:\nAdd.\n\n### Response:"
         both = Message("user", (Part("Add.", "instruction"), Part("2, 2", "input")))
         assert self.shown("alpaca-bytes", [both]) == (
             "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -264,6 +263,17 @@ class TestText:
         )
         empty = Message("user", (Part("Add.", "instruction"), Part("", "input")))
         assert self.shown("alpaca-bytes", [empty]) == self.shown("alpaca-bytes", [user("Add.")])
+
+    @pytest.mark.parametrize("name", WORDED)
+    def test_a_worded_prompt_has_the_ids_that_the_library_gives_its_text(self, name: str) -> None:
+        """The first word included, which some tokenizers mark; their bos comes from the library too."""
+        from transformers import PreTrainedTokenizerFast
+
+        chat = built(name)
+        text = {"alpaca": f"{ALPACA}### Instruction:\nhello a\n\n### Response:", "plain": "hello a\n\n"}[chat.name]
+        plain = PreTrainedTokenizerFast(tokenizer_object=copy.deepcopy(chat.tokenizer._backends["start"]))
+        ids = plain.encode(text, add_special_tokens=chat.tokenizer.adds_bos)
+        assert list(chat.render_prompt([user("hello a")])) == ids
 
     def test_alpaca_in_several_turns(self) -> None:
         shown = self.shown("alpaca-gemma", [system("S"), user("U"), assistant("A"), user("V")])

@@ -12,7 +12,7 @@ from shinan.models.tokenizer import Tokenizer
 GEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 LLAMA_SPECIALS = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]")
 CHATML_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-MERGES = ["h e", "l l", "he ll", "hell o", "▁ hello", "▁ a", "\n \n", "▁ ▁"]
+MERGES = ["h e", "l l", "he ll", "hell o", "▁ hello", "▁ a", "\n \n", "▁ ▁", "< s"]
 _LETTERS = [chr(code) for code in range(33, 127)] + ["▁", "\n"]
 
 
@@ -46,7 +46,7 @@ def gemma_like() -> Tokenizer:
     return Tokenizer(backend, roles)
 
 
-def llama_like(scheme: str, template: str | None = None) -> Tokenizer:
+def llama_like(scheme: str, template: str | None = None, **config: Any) -> Tokenizer:
     """The first word gets a ▁: `first` (Metaspace, at the very start only) or `legacy` (after special tokens too)."""
     backend = tokenizers.Tokenizer(_bytes_and_letters(LLAMA_SPECIALS))
     if scheme == "legacy":
@@ -58,14 +58,24 @@ def llama_like(scheme: str, template: str | None = None) -> Tokenizer:
     _enter(backend, LLAMA_SPECIALS)
     _bos_first(backend, "<s>")
     roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return Tokenizer(backend, roles | ({"chat_template": template} if template else {}))
+    return Tokenizer(backend, roles | config | ({"chat_template": template} if template else {}))
 
 
 def byte_level(template: str | None = None, **config: Any) -> Tokenizer:
     """GPT-2's kind: byte-level BPE, a declared bos that no text begins with."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*CHATML_SPECIALS, *alphabet, "he", "ll", "hell", "hello", "Ġhello", "Ġa", "ĊĊ", "ĠĠ"]
-    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "hello"), ("Ġ", "a"), ("Ċ", "Ċ"), ("Ġ", "Ġ")]
+    tokens = [*CHATML_SPECIALS, *alphabet, "he", "ll", "hell", "hello", "Ġhello", "Ġa", "ĊĊ", "ĠĠ", "<s"]
+    merges = [
+        ("h", "e"),
+        ("l", "l"),
+        ("he", "ll"),
+        ("hell", "o"),
+        ("Ġ", "hello"),
+        ("Ġ", "a"),
+        ("Ċ", "Ċ"),
+        ("Ġ", "Ġ"),
+        ("<", "s"),
+    ]
     backend = tokenizers.Tokenizer(models.BPE({token: id_ for id_, token in enumerate(tokens)}, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()

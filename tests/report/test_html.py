@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -114,6 +115,14 @@ def test_side_by_side_answers_are_chosen_by_the_rule(report: Report) -> None:
         others = [sign * d for before, _, d in pairs if before.task not in {b.task for b, _, _ in shown}]
         assert min(sign * d for _, _, d in shown) >= max(others)
     assert [before.targets[0] for before, _, _ in chosen.losses[:2]] == ["断り", "libary"]  # equal: by row name
+
+
+def test_one_task_fills_one_place_only(report: Report) -> None:
+    (answers,) = report.answers
+    same = replace(answers, before=tuple(replace(sample, task="one") for sample in answers.before))
+    chosen = showcase(replace(report, answers=(same,)))
+    assert chosen is not None
+    assert (len(chosen.gains), len(chosen.losses)) == (1, 1)
 
 
 def test_endings_add_up(report: Report) -> None:

@@ -18,7 +18,7 @@ from shinan.core.errors import ConfigError
 from shinan.core.example import Example, user
 from shinan.core.registry import bind
 from shinan.core.score import Score
-from shinan.scorers.rouge import lcs_overlap, published_tokens, rouge_l, unicode_tokens
+from shinan.scorers.rouge import published_tokens, rouge_l, rouge_of, unicode_tokens
 
 REFERENCE = RougeScorer(["rougeL"], use_stemmer=True)
 TOKENIZER = DefaultTokenizer(use_stemmer=True)
@@ -79,11 +79,11 @@ def test_unicode_tokens_equal_the_published_ones_on_ascii(text: str) -> None:
 
 @given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abc")))
 def test_swapping_sides_swaps_precision_and_recall(left: list[str], right: list[str]) -> None:
-    one, other = lcs_overlap(left, right), lcs_overlap(right, left)
+    one, other = rouge_of(left, right), rouge_of(right, left)
     assert (one.precision, one.recall) == (other.recall, other.precision)
     assert one.f == pytest.approx(other.f)
     assert 0 <= one.f <= 1
-    assert lcs_overlap(left, left).f == float(bool(left))
+    assert rouge_of(left, left).f == float(bool(left))
 
 
 def test_other_scripts_are_scored() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import typer
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, starter:NAME or a hub id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, starter:NAME or a hub id.")
+    ],
     format_: Annotated[
         str | None, typer.Option("--format", help="Chat format (default: the one the model was tuned with).")
     ] = None,
@@ -18,9 +21,10 @@ def chat(
     seed: Annotated[int, typer.Option(help="Random draws (with a temperature above 0) derive from it.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
 ) -> None:
-    """Talk with a tuned model in the format it was tuned with. /reset begins anew, /exit or Ctrl-D leaves.
+    """Talk with a tuned model in the format it was tuned with.
 
-    Where there is no terminal, each line of the input is a question, and the answers are the output.
+    /reset begins a new conversation, /exit or Ctrl-D leaves. Where there is no terminal, each line of the input is a
+    question, and the answers are the output.
 
     Example: echo 'Name three rivers.' | shinan chat runs/quickstart
     """
@@ -30,8 +34,9 @@ def chat(
     from shinan.serve.chat import COMMANDS, open_conversation, talk
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    conversation = open_conversation(model_folder(model), format_, sampling, seed=seed, opening=system)
     terminal = sys.stdin.isatty()
+    with _waiting(f"loading {model}", terminal):
+        conversation = open_conversation(model_folder(model), format_, sampling, seed=seed, opening=system)
     if terminal:
         _note(f"{conversation.generator.name}, format {conversation.chat.name}; {COMMANDS}")
     try:
@@ -40,10 +45,21 @@ def chat(
             _ask if terminal else _line,
             lambda answer: print(printable(answer), flush=True),
             _note,
+            waiting=lambda: _waiting("writing", terminal),
             patient=terminal,
         )
     except KeyboardInterrupt:
         _note("")
+
+
+def _waiting(what: str, terminal: bool) -> AbstractContextManager[object]:
+    """A sign of life beside a block of work, where someone is watching."""
+    if not terminal:
+        return nullcontext()
+    from rich.console import Console
+    from rich.text import Text
+
+    return Console(stderr=True).status(Text(what))
 
 
 def _note(text: str) -> None:

@@ -23,7 +23,9 @@ def clean(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete what is selected.")] = False,
 ) -> None:
-    """Show what the cache and the runs' checkpoints hold, and free it. Reports, summaries and logs always stay.
+    """Show what the cache and the runs' checkpoints hold, and free it.
+
+    Nothing is deleted without --yes. Rows, reports, summaries and logs always stay.
 
     Example: shinan clean --states --yes
     """

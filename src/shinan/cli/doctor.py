@@ -9,7 +9,7 @@ import typer
 
 
 def doctor(
-    folder: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Also check the files of this run.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="RUN", help="Also check the files of this run.")] = None,
 ) -> None:
     """Check this machine, and with RUN that every file of a run is still what was written.
 

@@ -19,7 +19,9 @@ Name = Annotated[str | None, typer.Option("--name", help="Name of the folder (de
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, starter:NAME or a hub id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, starter:NAME or a hub id.")
+    ],
     recipe: Annotated[
         Path | None, typer.Option(help="Take the tasks of this recipe (default: those of the quickstart).")
     ] = None,
@@ -27,7 +29,10 @@ def evaluate(
     name: Name = None,
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """Ask one model held-out questions, and score its answers. After Ctrl-C the same command goes on.
+    """Ask one model held-out questions, and score its answers.
+
+    A model that was never tuned in a chat format is asked in two: its likeliest, and a plain one. Answers go to
+    RUNS/NAME/eval; after Ctrl-C the same command goes on. `shinan compare` compares such folders, also with a run.
 
     Example: shinan eval starter:smollm2-135m-instruct --recipe recipes/quickstart.yaml
     """

@@ -13,9 +13,15 @@ from shinan.cli import chat, clean, compare, doctor, evaluate, models, new, peek
 from shinan.core.errors import ShinanError
 from shinan.version import __version__
 
+# in the order of a user's day
+_COMMANDS = ("new", "models", "peek", "plan", "run", "report", "chat", "eval", "compare", "doctor", "clean")
+
 
 class _Commands(TyperGroup):
     """Exit codes: 0 done, 1 an error to act on, 2 wrong usage, 130 interrupted."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_COMMANDS.index)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -51,7 +57,6 @@ def shinan(
     """Instruction tuning with evidence: build data, curate it, tune a model, and prove what changed."""
 
 
-# in the order of a user's day
 app.command("new")(new.new)
 app.add_typer(models.app, name="models")
 app.command("peek")(peek.peek)

@@ -9,7 +9,7 @@ import typer
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the recipe and its runs; NAME.yaml is written.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the recipe and its runs; NAME.yaml is written.")],
     template: Annotated[str, typer.Option("--from", help="What to begin from: own-data or quickstart.")] = "own-data",
 ) -> None:
     """Write a commented recipe to begin from, for rows of your own.

@@ -23,8 +23,9 @@ def peek(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="collection:starter, with /heldout, /train, a /language or a /task after it; a data file; or a "
-            "stage of a run, like runs/NAME/stages/curate."
+            "stage of a run, like runs/NAME/stages/curate.",
         ),
     ],
     number: Annotated[int, typer.Option("-n", min=1, help="Show this many rows.")] = 5,
@@ -86,7 +87,7 @@ def _print_row(console: Console, example: Example, verdict: Verdict, chat: ChatF
         detail = f" ({verdict.detail})" if verdict.detail else ""
         console.print(Text(printable(f"dropped by {verdict.by}: {verdict.reason}{detail}"), "bold red"))
     if chat:
-        console.print(_tokens(example, chat, marked=console.color_system is None), soft_wrap=True)
+        console.print(_tokens(example, chat, marked=console.color_system is None or console.no_color), soft_wrap=True)
     else:
         for label, style, text in _stretches(example):
             console.print(Text.assemble((f"{label:<10}", style), printable(text)), soft_wrap=True)

@@ -17,7 +17,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
     from shinan.report.collect import collect
     from shinan.report.html import write_report
-    from shinan.report.terminal import terminal_table
+    from shinan.report.summary import terminal_table
 
     page = write_report(folder)
     Console().print(terminal_table(collect(folder)))

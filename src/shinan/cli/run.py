@@ -30,7 +30,7 @@ def run(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: 
     from shinan.recipe.run import run as run_recipe
     from shinan.report.collect import collect
     from shinan.report.html import write_report
-    from shinan.report.terminal import terminal_table
+    from shinan.report.summary import terminal_table
 
     loaded = _load(recipe, set_, name)
     folder = run_recipe(loaded, runs / loaded.name)

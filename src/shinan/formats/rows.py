@@ -90,15 +90,17 @@ def read_rows(path: str | Path, refuse: Callable[[DataError], None] = _raise) ->
     if name.startswith("hub:"):
         yield from _checked(name, _hub(name), refuse)
         return
-    reader = _reader(Path(path))
     try:
+        reader = _reader(Path(path))
         with _open(Path(path)) as stream:
             yield from _checked(name, reader(stream), refuse)
     except _MalformedError as bad:
         raise DataError(bad.what, where=f"{name}:{bad.line}", fix=bad.fix) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        what = str(error).split("\n", 1)[0]
-        raise DataError(f"cannot read it: {what}", where=name, fix="it may be damaged or cut: copy it again") from error
+        refused = isinstance(error, OSError) and error.errno is not None
+        fix = "name a file that you may read" if refused else "it may be damaged or cut: copy it again"
+        what = str(error).partition("\n")[0]
+        raise DataError(f"cannot read it: {what}", where=name, fix=fix) from error
 
 
 def _open(path: Path) -> io.BufferedIOBase:

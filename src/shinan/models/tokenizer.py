@@ -85,7 +85,8 @@ class Tokenizer:
         declared = self._config.get("add_bos_token")
         if self.bos_id is None or isinstance(declared, bool):
             return self.bos_id is not None and bool(declared)
-        return backend.encode("a").ids[0] == self.bos_id != backend.encode("a", add_special_tokens=False).ids[0]
+        bare = backend.encode("a", add_special_tokens=False)
+        return backend.encode("a").ids[:1] == [self.bos_id] != bare.ids[:1]
 
     def _enter_declared_specials(self, backend: tokenizers.Tokenizer) -> None:
         """Make special in `backend` what only the config calls special, or such tokens could be forged in text."""

@@ -26,6 +26,6 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            fix = "wait for it, or choose another --name"
+            fix = "wait until it has ended, or work in another folder"
             raise RunError("another run is at work in this folder", where=str(folder), fix=fix) from None
         yield

@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -141,8 +144,29 @@ def _write_plan(folder: Path, recipe: Recipe, setting: Setting, stages: list[Sta
     table = [
         {"id": s.id, "use": s.use, "key": s.key, "status": found[s.id].status, "why": found[s.id].why} for s in stages
     ]
-    document = {"setting": asdict(setting), "stages": table}
+    document = {
+        "setting": asdict(setting),
+        "probe": {"dtype": setting.dtype, "device": setting.device},
+        "versions": _versions(),
+        "machine": _machine(setting),
+        "stages": table,
+    }
     write_atomic(folder / "plan.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    names = ("shinan", "torch", "transformers", "tokenizers", "peft", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _machine(setting: Setting) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    return facts | ({"gpu": torch.cuda.get_device_name()} if setting.device == "cuda" else {})
 
 
 @contextmanager

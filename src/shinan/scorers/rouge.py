@@ -22,7 +22,7 @@ from shinan.scorers.porter import stem
 Tokens = Literal["auto", "published", "unicode"]
 
 
-class Overlap(NamedTuple):
+class RougeL(NamedTuple):
     """Longest common subsequence of a prediction and a reference, as shares of each and their harmonic mean."""
 
     f: float
@@ -44,15 +44,15 @@ def _stemmed(tokens: list[str]) -> list[str]:
     return [stem(token) if len(token) > 3 and token.isascii() else token for token in tokens]
 
 
-def lcs_overlap(prediction: Sequence[str], reference: Sequence[str]) -> Overlap:
+def rouge_of(prediction: Sequence[str], reference: Sequence[str]) -> RougeL:
     """ROUGE-L of two token lists: order counts, gaps do not. All zero if either list is empty."""
     if not prediction or not reference:
-        return Overlap(0.0, 0.0, 0.0)
+        return RougeL(0.0, 0.0, 0.0)
     common = LCSseq.similarity(prediction, reference)
     if not common:
-        return Overlap(0.0, 0.0, 0.0)
+        return RougeL(0.0, 0.0, 0.0)
     precision, recall = common / len(prediction), common / len(reference)
-    return Overlap(2 * precision * recall / (precision + recall), precision, recall)
+    return RougeL(2 * precision * recall / (precision + recall), precision, recall)
 
 
 @register("scorer", "rouge_l")
@@ -73,10 +73,10 @@ def rouge_l(*, tokens: Tokens = "auto") -> Scorer:
     return score
 
 
-def _compare(tokens: Tokens, reply: str, target: str) -> Overlap:
+def _compare(tokens: Tokens, reply: str, target: str) -> RougeL:
     published = tokens == "published" or (tokens == "auto" and not _beyond_ascii(reply + target))
     tokenise = published_tokens if published else unicode_tokens
-    return lcs_overlap(tokenise(reply), tokenise(target))
+    return rouge_of(tokenise(reply), tokenise(target))
 
 
 def _beyond_ascii(text: str) -> bool:

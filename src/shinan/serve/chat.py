@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,11 +95,13 @@ def talk(
     write: Callable[[str], None],
     note: Callable[[str], None],
     *,
-    patient: bool,
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    patient: bool = False,
 ) -> None:
     """Answer one line after another until `read` gives None or `/exit`.
 
     `note` is told what is not an answer. With `patient`, also errors, and the talk goes on; else they are raised.
+    The model works inside a `waiting` block.
     """
     while (line := read()) is not None:
         question = line.strip()
@@ -109,7 +112,8 @@ def talk(
             note("a new conversation begins")
         elif question:
             try:
-                reply = conversation.ask(question)
+                with waiting():
+                    reply = conversation.ask(question)
             except ShinanError as error:
                 if not patient:
                     raise

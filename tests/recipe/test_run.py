@@ -1,0 +1,206 @@
+"""Whole runs on the tiny model: caching by content, resuming after a kill, and sentences for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import TimeoutExpired
+
+import pytest
+
+from shinan.core.dataset import read_manifest
+from shinan.core.errors import ConfigError, DataError, RunError
+from shinan.recipe.run import preview, run
+from shinan.recipe.schema import load_recipe
+from tests.recipe.tiny_recipe import RECIPE, start, write_recipe
+
+STAGES = [
+    "build.starter",
+    "items.heldout",
+    "curate",
+    "evaluate.heldout.before",
+    "tune",
+    "evaluate.heldout.after",
+    "compare",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of its own for the runs of this module."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of one finished run."""
+    runs = tmp_path_factory.mktemp("runs")
+    process = start(write_recipe(runs), runs, cache)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return runs / "tiny"
+
+
+@contextmanager
+def _cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("SHINAN_CACHE", str(folder))
+        yield
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    """Every artefact whose bytes the recipe decides."""
+    names = ["checkpoints/best/model.safetensors", "checkpoints/last/model.safetensors"]
+    names += ["eval/heldout.before.jsonl", "eval/heldout.after.jsonl"]
+    names += [f"stages/{stage}/data.parquet" for stage in ("build.starter", "items.heldout", "curate", "tune")]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_every_stage_leaves_a_manifest_whose_rows_add_up(done: Path) -> None:
+    for stage in STAGES:
+        manifest = read_manifest(done / "stages" / stage)
+        assert manifest is not None, stage
+        if manifest.tally:
+            assert manifest.tally["kept"] + sum(manifest.tally["dropped"].values()) == manifest.tally["seen"]
+
+
+def test_the_report_and_summary_are_written(done: Path) -> None:
+    summary = json.loads((done / "summary.json").read_text("utf-8"))
+    assert [stage["id"] for stage in summary["stages"]] == STAGES
+    assert summary["training"]["steps"] == 12
+    assert {row["metric"] for row in summary["evaluation"]} == {"rouge_l", "exact_match"}
+    assert (done / "report.html").stat().st_size > 1000
+
+
+def test_a_second_run_finds_every_stage_cached(done: Path, cache: Path) -> None:
+    before = _bytes(done)
+    start_time = time.monotonic()
+    process = start(done.parent / "recipe.yaml", done.parent, cache)
+    _, log = process.communicate()
+    assert process.returncode == 0
+    assert log.count("done in this run") == len(STAGES)
+    assert "running" not in log
+    assert time.monotonic() - start_time < 60
+    assert _bytes(done) == before
+
+
+def test_another_run_links_what_is_already_done(
+    done: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _cache(monkeypatch, cache):
+        recipe = load_recipe(done.parent / "recipe.yaml", ["name=other"])
+        run(recipe, tmp_path / "other")
+    assert _bytes(tmp_path / "other") == _bytes(done)
+    linked = tmp_path / "other" / "checkpoints" / "best" / "model.safetensors"
+    assert linked.stat().st_ino == (done / "checkpoints" / "best" / "model.safetensors").stat().st_ino
+
+
+def test_a_change_makes_only_what_depends_on_it_stale(done: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _cache(monkeypatch, cache):
+        recipe = load_recipe(done.parent / "recipe.yaml", ["tune.learning_rate=2e-3", "tune.save_every=9"])
+        found = {stage.id: state for stage, state in preview(recipe, done)}
+    assert [stage for stage in STAGES if found[stage].status == "cached"] == STAGES[:4]
+    assert found["tune"].why == "changed: settings.learning_rate"
+    assert found["evaluate.heldout.after"].status == "blocked"
+    assert found["compare"].why == "waits for evaluate.heldout.after"
+
+
+def test_a_truncated_artefact_is_made_again(
+    done: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _cache(monkeypatch, tmp_path / "empty"):
+        recipe = load_recipe(done.parent / "recipe.yaml")
+        path = done / "eval" / "heldout.after.jsonl"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-40])
+        found = {stage.id: state for stage, state in preview(recipe, done)}
+        assert found["evaluate.heldout.after"].why == "its files are missing or cut"
+        run(recipe, done)
+        assert path.read_bytes() == whole
+
+
+def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(done: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    draw = random.Random(5)
+    kills = 0
+    while kills < 6:
+        process = start(recipe, tmp_path, tmp_path / "cache")
+        try:
+            process.communicate(timeout=draw.uniform(2.5, 9.0))
+            break  # it finished: whatever was killed before has been gone on with
+        except TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    process = start(recipe, tmp_path, tmp_path / "cache")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert kills, "the run was never killed"
+    assert _bytes(tmp_path / "tiny") == _bytes(done)
+    assert not list((tmp_path / "tiny").rglob("*.tmp"))
+
+
+def test_interrupt_ends_with_a_sentence_and_code_130(tmp_path: Path, cache: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("epochs: 2", "epochs: 200"))
+    process = start(recipe, tmp_path, cache)
+    metrics = tmp_path / "tiny" / "metrics.jsonl"
+    while process.poll() is None and not metrics.exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in log
+    assert "Traceback" not in log
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("epochs: 2", "epochs: 200"))
+    first = start(recipe, tmp_path, cache)
+    try:
+        while first.poll() is None and not (tmp_path / "tiny" / "plan.json").exists():
+            time.sleep(0.05)
+        with _cache(monkeypatch, cache), pytest.raises(RunError, match="another run is at work"):
+            run(load_recipe(recipe), tmp_path / "tiny")
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_nothing_left_after_curation_is_a_sentence(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = RECIPE.replace("- use: structure", "- {use: structure, with: {max_words: 1}}")
+    with _cache(monkeypatch, cache), pytest.raises(DataError, match="no row is left after curation: 24 seen"):
+        run(load_recipe(write_recipe(tmp_path, text)), tmp_path / "tiny")
+    assert not (tmp_path / "tiny" / "stages" / "curate").exists()
+
+
+def test_all_mistakes_in_a_recipe_are_told_at_once(tmp_path: Path) -> None:
+    text = RECIPE.replace("seed: 3", "sead: 3").replace("epochs: 2", "epochs: many")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write_recipe(tmp_path, text))
+    told = str(caught.value)
+    assert "recipe.yaml:2" in told
+    assert "did you mean 'seed'?" in told
+    assert "recipe.yaml:14" in told
+
+
+def test_unknown_components_and_parameters_are_told_with_the_nearest(tmp_path: Path) -> None:
+    text = RECIPE.replace("use: structure", "use: structur").replace("limit: 24", "limitt: 24")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write_recipe(tmp_path, text))
+    told = str(caught.value)
+    assert "did you mean 'structure'?" in told
+    assert "did you mean 'limit'?" in told
+
+
+def test_an_unwritable_folder_is_a_sentence(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny").write_text("in the way", "utf-8")
+    with _cache(monkeypatch, cache), pytest.raises(RunError, match="cannot write"):
+        run(load_recipe(write_recipe(tmp_path)), tmp_path / "tiny")
