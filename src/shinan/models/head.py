@@ -68,5 +68,5 @@ def weighted_nll(
     Returns:
         (the sum, a scalar in fp32 with gradient; log-probabilities [n] in fp32, detached, in nats).
     """
-    total, log_probs = _WeightedNll.apply(x, head, targets, weights, softcap)
+    total, log_probs = _WeightedNll.apply(x, head, targets, weights, softcap)  # type: ignore[no-untyped-call]
     return total, log_probs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ def wrap(model: Any, settings: LoraSettings, seed: int) -> Any:
         target_modules=attention if settings.targets == "attention" else "all-linear",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a renamed attribute
         torch.manual_seed(derive_seed(seed, "lora"))
         # Adapters follow the model's dtype: their fp32 masters are the engine's work.
         return get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -44,7 +44,7 @@ class Masters:
             master = nn.Parameter(parameter.detach().float())
             self.weights[name] = master
             self._copies.append((parameter, master))
-            parameter.register_post_accumulate_grad_hook(_adder(master))
+            parameter.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[no-untyped-call]
 
     def groups(self, weight_decay: float) -> Iterator[dict[str, Any]]:
         """Parameter groups: matrices are decayed, vectors are not."""
