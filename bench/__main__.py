@@ -72,7 +72,7 @@ def _tuning(folder: Path, dtype: torch.dtype, device: torch.device, count: int) 
     for method in ("lora", "full"):
         settings = TuneSettings.model_validate({"method": method, "epochs": 1.0, "validation": 0.0})
         model: Any = load_model(folder, dtype).to(device)
-        model = lora.wrap(model, settings.lora, 0) if method == "lora" else model
+        model = lora.wrap(model, settings.adapter, 0) if method == "lora" else model
         with tempfile.TemporaryDirectory() as place:
             places = Places(Path(place) / "states", Path(place) / "metrics.jsonl")
             facts = fit(model, sft(), rows, settings, key="bench", seed=0, places=places).facts

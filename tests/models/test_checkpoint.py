@@ -19,7 +19,8 @@ from shinan.core.example import assistant, user
 from shinan.models import tiny
 from shinan.models.card import CARD, load_card, write_card
 from shinan.models.chat import chat_format
-from shinan.models.checkpoint import ARCHITECTURES, load_model, quiet_transformers, save_adapter, save_model
+from shinan.models.checkpoint import ARCHITECTURES, load_model, save_adapter, save_model
+from shinan.models.quiet import quiet_transformers
 from shinan.models.tokenizer import Tokenizer
 
 IDS = torch.tensor([[2, 40, 41, 42, 43]])

@@ -45,7 +45,7 @@ def train(model_folder: Path, out: Path, settings: TuneSettings = SETTINGS) -> F
     torch.use_deterministic_algorithms(True)
     model: Any = load_model(model_folder, torch.float32)
     if settings.method == "lora":
-        model = lora.wrap(model, settings.lora, 0)
+        model = lora.wrap(model, settings.adapter, 0)
     places = Places(out / "states", out / "metrics.jsonl")
     fitted = fit(model, sft(), token_rows(model_folder), settings, key="toy", seed=0, places=places)
     trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shinan.core.errors import DataError
 from shinan.core.example import Example
 from shinan.core.progress import progress
 from shinan.core.score import Scorer
@@ -51,6 +52,19 @@ def evaluate(
             record.append(_sample(item, reply, ask.style, scorers) for item, reply in pairs)
             bar.advance(len(batch), ask.style)
     return read_samples(log)
+
+
+def as_items(rows: Sequence[Example]) -> list[Example]:
+    """Rows as evaluation items: one without targets has its reply for the accepted answer.
+
+    Raises DataError for a row that has neither.
+    """
+    items = [row if row.targets or not row.reply else replace(row, targets=(row.reply,)) for row in rows]
+    for item in items:
+        if not item.targets:
+            fix = "end the row with the right answer"
+            raise DataError("an evaluation item without an accepted answer", where=item.row, fix=fix)
+    return items
 
 
 def plan_batches(items: Sequence[Example]) -> Iterator[list[int]]:

@@ -6,7 +6,6 @@ Only safetensors are read, never pickle, and no code from a model folder ever ru
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from shinan.core.dataset import write_atomic
 from shinan.core.errors import ModelError, RunError
 from shinan.models import sources
 from shinan.models.card import CARD, Card, Parent, load_card, write_card
+from shinan.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shinan.models.chat import ChatFormat
     from shinan.models.tokenizer import Tokenizer
 
-__all__ = ["ARCHITECTURES", "Card", "load_card", "load_model", "quiet_transformers", "save_adapter", "save_model"]
+__all__ = ["ARCHITECTURES", "Card", "load_card", "load_model", "save_adapter", "save_model"]
 
 # Decoders whose attention and head the forest batch is tested with.
 ARCHITECTURES = ("gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -119,24 +119,6 @@ def _as_model_error(folder: Path) -> Iterator[None]:
         why = " ".join(str(error).split())
         what = f"the model cannot be loaded: {why[:_LONGEST] or type(error).__name__}"
         raise ModelError(what, where=str(folder), fix="download or copy the folder again") from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and warnings for a block, and put its settings back."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def save_model(

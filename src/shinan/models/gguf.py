@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import ModelError
-from shinan.models.checkpoint import quiet_transformers
+from shinan.models.quiet import quiet_transformers
 
 _MACHINE_FACTS = (
     "_name_or_path",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from shinan.core.example import Example
 from shinan.core.hashing import content_hash, derive_seed
 from shinan.core.registry import bind
 from shinan.evaluate.results import best_style, compare_samples
-from shinan.evaluate.run import Ask, evaluate
+from shinan.evaluate.run import Ask, as_items, evaluate
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import Card, load_card
 from shinan.models.chat import chat_format, default_format
@@ -36,18 +35,9 @@ _SIDES = (".after", ".before")
 
 
 def items_of(task: EvalTask, seed: int) -> list[Example]:
-    """The items of a task, the same that a run with this seed asks. A row without targets has its reply for one.
-
-    Raises DataError for a row without an accepted answer.
-    """
+    """The items of a task, the same that a run with this seed asks (see `evaluate.run.as_items`)."""
     import_rooms()
-    rows: list[Example] = bound("build", task)(derive_seed(seed, "items", task.id))
-    items = [row if row.targets or not row.reply else replace(row, targets=(row.reply,)) for row in rows]
-    for item in items:
-        if not item.targets:
-            fix = "end the row with the right answer"
-            raise DataError("an evaluation item without an accepted answer", where=item.row, fix=fix)
-    return items
+    return as_items(bound("build", task)(derive_seed(seed, "items", task.id)))
 
 
 def measure(

@@ -15,7 +15,7 @@ from shinan.models.card import CARD, load_card
 from shinan.models.chat import ChatFormat, chat_format, default_format
 from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
-from shinan.starter import tasks
+from shinan.starter import KINDS, tasks
 
 COLLECTION = "collection:"
 
@@ -50,7 +50,7 @@ def chat_of(folder: Path, named: str | None) -> ChatFormat:
 def rows_of(source: str) -> list[Example]:
     """The rows of `collection:NAME[/PART...]`, of a data file or hub dataset, or those a stage of a run has kept.
 
-    A PART narrows the collection to `train` or `heldout`, to a language, or to a task.
+    A PART narrows the collection to `train` or `heldout`, to a language, or to a task, or names another kind of rows.
 
     Raises ConfigError for a part that the collection lacks, DataError for what holds no rows.
     """
@@ -81,8 +81,10 @@ def _choice(source: str, parts: list[str]) -> dict[str, Any]:
             choice["languages"] = [part]
         elif part in names:
             choice["tasks"] = [part]
+        elif part in KINDS:
+            choice["kinds"] = [part]
         else:
-            fix = nearest(part, {"train", "heldout", *languages, *names})
+            fix = nearest(part, {"train", "heldout", *KINDS, *languages, *names})
             raise ConfigError([Problem(f"the collection has no part {part!r}", source, fix)])
     return choice
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +19,6 @@ import yaml
 from shinan.core.dataset import (
     MANIFEST,
     Manifest,
-    cannot_write,
     describe_files,
     new_folder,
     read_manifest,
@@ -37,6 +33,7 @@ from shinan.models.chat import chat_format, default_format
 from shinan.models.precision import default_device, probe_dtype
 from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
+from shinan.recipe.lock import locked
 from shinan.recipe.plan import Setting, Stage, State, plan, state_of, states
 from shinan.recipe.schema import Recipe
 from shinan.recipe.stages import WORK, Room
@@ -51,7 +48,7 @@ def run(recipe: Recipe, folder: Path) -> Path:
 
     Raises ShinanError for anything the user can act on, and KeyboardInterrupt after saving what can be saved.
     """
-    with _locked(folder):
+    with locked(folder):
         store = Store(cache_root())
         model = resolve(recipe.model)
         setting = decide(recipe, model, folder)
@@ -167,24 +164,6 @@ def _machine(setting: Setting) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
     return facts | ({"gpu": torch.cuda.get_device_name()} if setting.device == "cuda" else {})
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One run at a time in a folder. The lock goes with the process, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                "another run is at work in this folder", where=str(folder), fix="wait for it, or give this run a name"
-            ) from None
-        yield
 
 
 def _say(line: str) -> None:

@@ -14,13 +14,12 @@ import torch
 
 from shinan.core.dataset import new_folder, read_rows, write_rows
 from shinan.core.errors import DataError
-from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import bind
 from shinan.curate.overlap import overlap
 from shinan.curate.run import curate
 from shinan.evaluate.results import best_style, compare_samples, means
-from shinan.evaluate.run import Ask, evaluate
+from shinan.evaluate.run import Ask, as_items, evaluate
 from shinan.evaluate.samples import read_samples
 from shinan.models.card import load_card
 from shinan.models.chat import chat_format
@@ -74,11 +73,8 @@ def _build(room: Room, stage: Stage, out: Path) -> Outcome:
 
 def _items(room: Room, stage: Stage, out: Path) -> Outcome:
     task = _task(room, stage)
-    rows: list[Example] = bound("build", task)(derive_seed(room.recipe.seed, "items", task.id))
-    for row in rows:
-        if not row.targets:
-            raise DataError("an evaluation item without an accepted answer", where=row.row, fix="give it targets")
-    return Outcome(write_rows(out, rows).to_dict())
+    items = as_items(bound("build", task)(derive_seed(room.recipe.seed, "items", task.id)))
+    return Outcome(write_rows(out, items).to_dict())
 
 
 def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -146,7 +142,7 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     objective = bind("objective", settings.objective, {})()
     with loaded(room.model, room.setting) as model:
         if settings.method == "lora":
-            model = lora.wrap(model, settings.lora, room.recipe.seed)
+            model = lora.wrap(model, settings.adapter, room.recipe.seed)
         fitted = fit(model, objective, rows, settings, key=stage.key, seed=room.recipe.seed, places=places)
         files = _save(room, model, tokenizer, fitted, checkpoints)
     facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json")}

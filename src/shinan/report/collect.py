@@ -14,6 +14,7 @@ from shinan.core.config import load_yaml
 from shinan.core.dataset import Manifest, read_dropped, read_manifest, read_rows
 from shinan.core.errors import DataError, ModelError, RunError
 from shinan.core.example import Example
+from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import CARD, Card, load_card
 
 _SHOWN = 2  # dropped rows shown for each reason
@@ -63,24 +64,6 @@ class LossPoint:
     step: int
     tokens: int
     loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One evaluated answer. `task` is the cluster its item belongs to; a score of None could not be scored."""
-
-    row: str
-    task: str
-    category: str
-    language: str
-    style: str
-    prompt: str
-    targets: tuple[str, ...]
-    reply: str
-    finish: str
-    empty: bool
-    new_tokens: int
-    scores: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,15 +282,10 @@ def _answers(run: Path, task: str, facts: Mapping[str, Mapping[str, Any]]) -> An
     for side in sides:
         found = facts.get(f"evaluate.{task}.{side}")
         if found is not None:
-            samples = [_sample(line) for line in _lines(run / "eval" / f"{task}.{side}.jsonl")]
+            samples = read_samples(run / "eval" / f"{task}.{side}.jsonl")
             sides[side] = tuple(s for s in samples if s.style == found.get("style", s.style))
     before = facts.get(f"evaluate.{task}.before", {})
     return Answers(task, sides["before"], sides["after"], before.get("style", ""), before.get("styles", {}))
-
-
-def _sample(line: Mapping[str, Any]) -> Sample:
-    read = {name: line[name] for name in Sample.__dataclass_fields__}
-    return Sample(**read | {"targets": tuple(line["targets"])})
 
 
 def _kept(stages: Iterable[Stage]) -> list[Example]:

@@ -16,9 +16,10 @@ from markupsafe import Markup
 
 from shinan.core.dataset import write_atomic
 from shinan.core.progress import clock_text
+from shinan.evaluate.samples import Sample
 from shinan.report import wording
 from shinan.report.charts import dumbbell, funnel, loss_curves
-from shinan.report.collect import Answers, Comparison, Report, Sample, collect
+from shinan.report.collect import Answers, Comparison, Report, collect
 from shinan.report.summary import outcome, summary, verdict
 from shinan.version import __version__
 

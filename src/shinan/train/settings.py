@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,8 +29,8 @@ class TuneSettings(Config):
     """Registered objective."""
     method: Literal["full", "lora"] = "lora"
     """Train all weights, or low-rank adapters that are merged into the model at the end."""
-    lora: LoraSettings = LoraSettings()
-    """Only with `method: lora`."""
+    lora: LoraSettings | None = None
+    """The adapters, with `method: lora`; without this key, with their defaults."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the data; the last may be partial."""
     batch_size: int = Field(16, gt=0)
@@ -58,8 +58,18 @@ class TuneSettings(Config):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the computation; `auto` asks a probe. Weights and optimiser stay fp32 either way."""
 
-    @model_validator(mode="after")
-    def _lora_only_with_lora(self) -> TuneSettings:
-        if self.method != "lora" and "lora" in self.model_fields_set:
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_goes_with_lora(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if data.get("method", "lora") == "lora":
+            return {"lora": {}} | data
+        if data.get("lora") is not None:
             raise ValueError("`lora:` has no effect with `method: full`; remove it or choose `method: lora`")
-        return self
+        return data
+
+    @property
+    def adapter(self) -> LoraSettings:
+        """The LoRA settings of a run that uses them."""
+        return self.lora or LoraSettings()
