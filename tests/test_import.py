@@ -17,7 +17,8 @@ def loaded_by(code: str, *suspects: str) -> tuple[set[str], float]:
     """Which of `suspects` are loaded after `code`, and the seconds of processor time that it took, user and system."""
     ask = f"import sys\ntry:\n {code}\nexcept SystemExit: pass\nprint(*(m for m in {suspects!r} if m in sys.modules))"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return set(done.stdout.splitlines()[-1].split()), seconds

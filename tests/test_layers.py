@@ -53,9 +53,9 @@ def at_import_time(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def room_of(module: str) -> str:
-    """`shinan.core.text` -> `core`; empty for the package itself and its version."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] != "version" else ""
+    """`shinan.core.text` -> `core`; empty for the package itself and its version; `python -m shinan` is the cli."""
+    name = f"{module}.".split(".")[1]
+    return {"version": "", "__main__": "cli"}.get(name, name)
 
 
 def tree_of(module: str) -> ast.AST:

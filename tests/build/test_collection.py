@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shinan.build.collection import collection
 from shinan.core.errors import ConfigError, DataError
 from shinan.core.registry import bind
-from shinan.starter import examples, tasks
+from shinan.starter import KINDS, Kind, examples, row_examples, tasks
 
 
 def test_by_default_all_training_rows_in_the_collections_order() -> None:
@@ -76,9 +76,75 @@ def test_every_mistyped_name_is_told_with_the_nearest() -> None:
         collection(0, name="startr", languages=["jp"], tasks=["email_subject_lines"])
     assert str(caught.value) == (
         "build.collection name: no collection is named 'startr'\n  do this: did you mean 'starter'?\n"
-        f"build.collection languages: no task is in 'jp'\n  do this: {LANGUAGES}\n"
+        f"build.collection languages: no row is in 'jp'\n  do this: {LANGUAGES}\n"
         "build.collection tasks: no task is named 'email_subject_lines'\n  do this: did you mean 'email_subject_line'?"
     )
+
+
+def test_a_language_without_rows_on_that_side_is_refused() -> None:
+    with pytest.raises(DataError, match="no row fits the choice of kinds, split, languages and tasks"):
+        collection(0, kinds=["open_ended"], languages=["zh"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_gives_its_rows_on_the_chosen_side(kind: Kind) -> None:
+    every = {row.row: row for row in row_examples(kind)}
+    found = collection(0, kinds=[kind], split="all")
+    assert {row.row: row for row in found} == every
+    assert found == sorted(found, key=lambda row: (row.tags["language"], row.task))
+    for split in ("train", "heldout"):
+        expected = {row.row for row in every.values() if row.tags["split"] == split}
+        if expected:
+            assert {row.row for row in collection(0, kinds=[kind], split=split)} == expected
+
+
+def test_what_measures_is_never_among_the_rows_for_training() -> None:
+    rows = collection(0, kinds=["tasks", *KINDS])
+    assert {row.tags["kind"] for row in rows} == {"tasks", "open_ended", "conversations", "safety"}
+    assert "misconception" not in {row.tags["category"] for row in rows}
+    heldout = collection(0, kinds=["tasks", *KINDS], split="heldout")
+    assert {row.tags["category"] for row in heldout if row.tags["kind"] != "tasks"} == {"constraints", "misconception"}
+    assert not {row.id for row in rows} & {row.id for row in heldout}
+
+
+def test_kinds_are_mixed_under_a_limit_and_ordered() -> None:
+    rows = collection(0, kinds=["safety", "tasks", "open_ended"], limit=200)
+    kinds = [row.tags["kind"] for row in rows]
+    assert kinds == sorted(kinds, key=["tasks", "open_ended", "safety"].index)
+    # Of the first round's candidates: tasks for training, open-ended rows, and safety rows for training.
+    sizes = {
+        "tasks": len(tasks(split="train")),
+        "open_ended": len(row_examples("open_ended")),
+        "safety": sum(row.tags["split"] == "train" for row in row_examples("safety")),
+    }
+    expected = {kind: 200 * n / sum(sizes.values()) for kind, n in sizes.items()}
+    assert all(abs(kinds.count(kind) - n) < 4 * n**0.5 for kind, n in expected.items())
+    assert max(Counter(row.task for row in rows).values()) == 1
+
+
+def test_names_of_tasks_need_tasks() -> None:
+    expected = (
+        "build.collection tasks: names of tasks, but `kinds` has no tasks\n"
+        "  do this: add `tasks` to `kinds`, or leave the names out"
+    )
+    with pytest.raises(ConfigError) as caught:
+        collection(0, kinds=["safety"], split="all", tasks=["email_subject_line"])
+    assert str(caught.value) == expected
+
+
+def test_the_key_knows_the_kinds_and_their_files() -> None:
+    alone, same, other = (
+        bind("build", "collection", params).identity() for params in ({}, {"kinds": ["tasks"]}, {"kinds": ["safety"]})
+    )
+    assert alone == same
+    assert alone["content"] != other["content"]
+
+
+def test_a_mistyped_kind_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"kinds.0: Input should be 'tasks', 'open_ended', .* \(got 'task'\)"):
+        bind("build", "collection", {"kinds": ["task"]})
+    with pytest.raises(ConfigError, match=r"kinds: .* at least 1 item"):
+        bind("build", "collection", {"kinds": []})
 
 
 LANGUAGES = "use one of: " + ", ".join(sorted({task.language for task in tasks()}))
@@ -95,7 +161,7 @@ def test_a_named_task_on_the_other_side_of_the_split_is_refused() -> None:
 
 
 def test_nothing_left_to_take_is_refused() -> None:
-    with pytest.raises(DataError, match="no task fits the choice of split, languages and tasks"):
+    with pytest.raises(DataError, match="no row fits the choice of kinds, split, languages and tasks"):
         collection(0, languages=["ja"], split="heldout", tasks=["email_subject_line"])
 
 

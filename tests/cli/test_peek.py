@@ -8,8 +8,7 @@ import pytest
 from shinan.cli.peek import _tokens
 from shinan.core.example import Example, assistant, user
 from shinan.recipe.named import chat_of, rows_of
-from shinan.starter import tasks
-from shinan.starter.__main__ import card
+from shinan.starter import card, row_examples, tasks
 from tests.cli.conftest import ROWS, Made, Shinan
 
 
@@ -39,6 +38,7 @@ def test_the_collection_and_its_parts(place: Path, shinan: Shinan) -> None:
     japanese = rows_of("collection:starter/heldout/ja")
     assert {(row.tags["split"], row.tags["language"]) for row in japanese} == {("heldout", "ja")}
     assert {row.task for row in rows_of("collection:starter/email_subject_line")} == {"email_subject_line"}
+    assert {row.id for row in rows_of("collection:starter/safety")} == {row.id for row in row_examples("safety")}
     done = shinan("peek", "collection:starter/email_subject_line", "-n", "2")
     assert done.out.count("── collection:starter/email_subject_line#") == 2
     assert done.out.splitlines()[-1].startswith("2 of ")

@@ -110,7 +110,11 @@ def test_the_model_works_inside_the_waiting_block(open_with: Open) -> None:
         yield
         events.append("ends")
 
-    conversation, _ = open_with(lambda _: str(events.append("works")))
+    def working(_: Request) -> str:
+        events.append("works")
+        return ""
+
+    conversation, _ = open_with(working)
     lines = iter(["Hi"])
     talk(conversation, lambda: next(lines, None), lambda _: events.append("answers"), print, waiting=waiting)
     assert events == ["begins", "works", "ends", "answers"]

@@ -1,12 +1,9 @@
-"""Reading the collection: the examples it gives, its counts, and what a mistake in a file is told."""
+"""Reading tasks: the examples they give, the fingerprint, and what a mistake in a file is told."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +12,7 @@ import pytest
 
 from shinan.core.errors import ConfigError
 from shinan.core.example import Part
-from shinan.starter import Demonstration, Instance, Task, __main__, categories, collection, examples, facts, tasks
+from shinan.starter import Demonstration, Instance, Kind, Task, categories, collection, examples, fingerprint, tasks
 
 
 class RootMaker(Protocol):
@@ -49,7 +46,13 @@ def test_an_example_has_typed_parts_targets_tags_and_a_source() -> None:
     assert first.reply == "answer 0"
     assert first.targets == ("answer 0", "other 0")
     assert first.task == "opposite_word"
-    assert first.tags == {"category": "word_forms", "language": "en", "output_language": "en", "split": "train"}
+    assert first.tags == {
+        "kind": "tasks",
+        "category": "word_forms",
+        "language": "en",
+        "output_language": "en",
+        "split": "train",
+    }
     assert second.row == "collection:starter/opposite_word#1"
     assert (second.provenance.licence, second.provenance.maker) == ("CC0-1.0", "project")
 
@@ -97,35 +100,19 @@ def test_no_two_rows_of_the_collection_share_an_id_or_a_place() -> None:
     assert len({row.id for row in rows}) == len({row.row for row in rows}) == len(rows)
 
 
-# --- counts
-
-
-def test_facts_agree_with_the_files() -> None:
-    found = facts()
-    paths = list((collection.ROOT / "tasks").rglob("*.yaml"))
-    assert found["tasks"] == len(paths) == sum(found["languages"].values())
-    assert found["languages"]["ja"] == sum(path.parent.name == "ja" for path in paths)
-    assert found["instances"] == sum(path.read_text("utf-8").count("outputs:") for path in paths)
-    assert found["heldout_categories"] == 7
-    assert found["categories"] == 32
-
-
-def test_json_lines_are_counted_as_rows(starter_root: RootMaker) -> None:
-    root = starter_root({})
-    (root / "safety").mkdir()
-    (root / "safety" / "a.jsonl").write_text('{"x": 1}\n\n{"x": 2}\n', "utf-8")
-    (root / "safety" / "b.jsonl").write_text('{"x": "a\u2028b"}', "utf-8")
-    assert facts()["safety"] == 3
-    assert facts()["open_ended"] == 0
-
-
-def test_the_command_prints_counts_and_the_card() -> None:
-    command = [sys.executable, "-m", "shinan.starter"]
-    printed = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout
-    assert json.loads(printed) == facts()
-    card = __main__.card()
-    assert f"- tasks: {facts()['tasks']} in 32 categories" in card
-    assert all(f"| {name} | {category.split} |" in card for name, category in categories().items())
+def test_the_fingerprint_is_that_of_the_kinds_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tasks/en/a.yaml", "safety/a.jsonl", "constraints/a.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1", "utf-8")
+    (tmp_path / "categories.yaml").write_text("1", "utf-8")
+    monkeypatch.setattr(collection, "ROOT", tmp_path)
+    choices: list[tuple[Kind, ...]] = [("tasks",), ("safety",), ("tasks", "safety"), ("constraints",)]
+    before = {kinds: fingerprint(kinds) for kinds in choices}
+    assert fingerprint(("safety", "tasks", "safety")) == before["tasks", "safety"]
+    (tmp_path / "safety" / "a.jsonl").write_text("2", "utf-8")
+    assert [kinds for kinds, old in before.items() if fingerprint(kinds) != old] == [("safety",), ("tasks", "safety")]
+    (tmp_path / "categories.yaml").write_text("2", "utf-8")
+    assert [kinds for kinds, old in before.items() if fingerprint(kinds) == old] == [("constraints",)]
 
 
 # --- mistakes

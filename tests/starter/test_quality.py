@@ -1,20 +1,17 @@
-"""The collection's own quality, over every task there is. A failure lists every offender with its file."""
+"""The quality of the tasks, over every one there is. A failure lists every offender with its file."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from itertools import combinations
 from pathlib import Path
-
-import pytest
 
 from shinan.core.text import normalise, words
 from shinan.curate import curate
 from shinan.curate.overlap import overlap
 from shinan.starter import Task, categories, examples, tasks
+from tests.starter.faults import alike, fail_with, foreign, personal, repeated, size
 
 TASKS = tasks()
 
@@ -31,11 +28,6 @@ MAY_BE_ALIKE = ("table_reading",)
 
 def place(task: Task, row: int | None = None) -> str:
     return f"{task.language}/{task.name}.yaml" + ("" if row is None else f" instance {row}")
-
-
-def fail_with(offenders: list[str]) -> None:
-    if offenders:
-        pytest.fail(f"{len(offenders)} offenders:\n" + "\n".join(offenders), pytrace=False)
 
 
 def inputs() -> Iterator[tuple[str, Task, str]]:
@@ -58,10 +50,6 @@ def test_every_language_and_category_has_tasks() -> None:
 def test_names_are_unique() -> None:
     counts = Counter(task.name for task in TASKS)
     fail_with([place(task) for task in TASKS if counts[task.name] > 1])
-
-
-def size(text: str, language: str) -> int:
-    return len(text) if language in ("ja", "zh") else len(text.split())
 
 
 def test_definitions_and_outputs_have_the_right_size() -> None:
@@ -95,31 +83,16 @@ def test_definitions_begin_in_different_ways() -> None:
 
 
 def test_no_input_occurs_twice() -> None:
-    found = defaultdict(list)
-    for where, _, text in inputs():
-        found[normalise(text)].append(where)
-    fail_with([", ".join(places) for places in found.values() if len(places) > 1])
+    fail_with(repeated({where: text for where, _, text in inputs()}))
 
 
 def test_no_two_inputs_are_nearly_the_same() -> None:
-    grams = {where: set(windows(words(text), 5)) for where, _, text in inputs()}
     owner = {where: task for where, task, _ in inputs()}
-    having = defaultdict(list)
-    for where, mine in grams.items():
-        for gram in mine:
-            having[gram].append(where)
-    shared = Counter(pair for places in having.values() for pair in combinations(places, 2))
-    offenders = []
-    for (a, b), common in shared.items():
-        jaccard = common / (len(grams[a]) + len(grams[b]) - common)
-        excused = owner[a] is owner[b] and owner[a].category in MAY_BE_ALIKE
-        if jaccard > 0.6 and not excused:
-            offenders.append(f"{jaccard:.2f} {a} and {b}")
-    fail_with(sorted(offenders, reverse=True))
 
+    def excused(a: str, b: str) -> bool:
+        return owner[a] is owner[b] and owner[a].category in MAY_BE_ALIKE
 
-def windows(items: list[str], n: int) -> Iterator[tuple[str, ...]]:
-    return (tuple(items[i : i + n]) for i in range(len(items) - n + 1))
+    fail_with(alike({where: text for where, _, text in inputs()}, excused))
 
 
 def test_nothing_crosses_the_split() -> None:
@@ -207,31 +180,6 @@ def test_recomputing_refuses_wrong_answers() -> None:
 
 # --- language
 
-KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
-HAN = re.compile("[\u4e00-\u9fff]")
-LETTER = re.compile(r"[^\W\d_]")
-STOP_WORDS = {
-    "en": "the of and is to with for that it was in a an are be this from not by on you what how they has at",
-    "es": "el la de que y en los las un una con por para del se es no su al lo como más está qué hay son",
-    "fr": "le la les de des et une un du est dans pour qui sur au en il elle ne pas avec vous ce que son sont",
-    "de": "der die das und ist nicht ein eine mit den dem zu auf im von für sich es er sie wird am bei auch",
-}
-
-
-def language_fault(text: str, language: str) -> str:
-    """Why a text is not in this language; empty if it may be."""
-    letters, kana, han = (len(pattern.findall(text)) for pattern in (LETTER, KANA, HAN))
-    if language == "ja":
-        return "" if kana > 0.25 * letters else f"{kana} kana among {letters} letters"
-    if language == "zh":
-        return (
-            "" if not kana and han > 0.5 * letters else f"{kana} kana and {han} Chinese characters, {letters} letters"
-        )
-    if kana or han:
-        return "Japanese or Chinese characters"
-    votes = {code: sum(word in stop.split() for word in text.lower().split()) for code, stop in STOP_WORDS.items()}
-    return "" if votes[language] == max(votes.values()) else f"stop words: {votes}"
-
 
 def test_every_text_is_in_its_language() -> None:
     offenders = []
@@ -244,6 +192,11 @@ def test_every_text_is_in_its_language() -> None:
             rows = [line for row in task.instances for line in (row.input, *row.outputs)]
             texts["instances"] = "\n".join(rows)
         for what, text in texts.items():
-            if fault := language_fault(text, task.language):
+            if fault := foreign(text, task.language):
                 offenders.append(f"{place(task)} {what}: {fault}")
     fail_with(offenders)
+
+
+def test_there_is_no_personal_data() -> None:
+    texts = [(row.row, f"{row.prompt_text}\n{target}") for t in TASKS for row in examples(t) for target in row.targets]
+    fail_with(personal(texts))

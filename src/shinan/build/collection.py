@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from shinan.core.errors import ConfigError, DataError, Problem, nearest
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import register
-from shinan.starter import Split, Task, examples, fingerprint, split_of
+from shinan.starter import KINDS, Kind, Split, examples, fingerprint, row_examples, split_of
 from shinan.starter import tasks as starter_tasks
 
+Kinds = Annotated[Sequence[Kind], Field(min_length=1)]
 
-@register("build", "collection", version=1, content=lambda params: fingerprint())
+
+@register("build", "collection", version=2, content=lambda params: fingerprint(params["kinds"]))
 def collection(
     seed: int,
     *,
     name: str = "starter",
+    kinds: Kinds = ("tasks",),
     split: Literal["train", "heldout", "all"] = "train",
     languages: list[str] | None = None,
     tasks: list[str] | None = None,
@@ -29,16 +32,19 @@ def collection(
     demonstrations: NonNegativeInt = 0,
     avoid: bool = True,
 ) -> list[Example]:
-    """Examples of the starter collection, ordered by language, task and instance.
+    """Examples of the starter collection, ordered by kind, language, task and instance.
 
     Args:
         seed: decides which instances are taken where not all are.
         name: the collection; there is one, `starter`.
-        split: `train`, `heldout` (categories that are never trained on) or `all`.
+        kinds: `tasks`, `open_ended`, `conversations`, `constraints`, `safety`: the kinds of rows to take.
+        split: `train`, `heldout` (categories of tasks that are never trained on, all constraints, and the
+            misconceptions of `safety`) or `all`.
         languages: language codes to take (default: all).
-        tasks: names of tasks to take (default: all).
+        tasks: names of tasks to take (default: all); other kinds are not narrowed.
         instances_per_task: take at most this many instances of each task, drawn by seed.
-        limit: take this many examples in all: one of each task, then a second of each, and so on.
+        limit: take this many examples in all: one of each task, then a second of each, and so on. A row of another
+            kind counts as a task of its own.
         demonstrations: right answers shown before the input (as many as the task has, two or three, if that is fewer).
         avoid: add the task's sentence on what to avoid.
 
@@ -46,43 +52,68 @@ def collection(
         ConfigError: an unknown collection, language or task, or a task on the other side of the split.
         DataError: nothing is left to take.
     """
-    chosen = _choose(name, None if split == "all" else split, languages, tasks)
+    _check(name, kinds, None if split == "all" else split, languages, tasks)
+    groups = [[row] for kind in KINDS if kind in kinds for row in row_examples(kind)]
+    if "tasks" in kinds:
+        chosen = [task for task in starter_tasks() if tasks is None or task.name in tasks]
+        groups += [examples(task, demonstrations=demonstrations, avoid=avoid) for task in chosen]
+    fitting = [[row for row in group if _fits(row, split, languages)] for group in groups]
+    taken = _draw(seed, [group for group in fitting if group], instances_per_task, limit)
+    if not taken:
+        raise DataError(
+            "no row fits the choice of kinds, split, languages and tasks",
+            where="build.collection",
+            fix="widen the choice; `python -m shinan.starter` shows what there is",
+        )
+    return sorted(taken, key=_place)
+
+
+def _draw(seed: int, groups: Sequence[list[Example]], most: int | None, limit: int | None) -> list[Example]:
+    """At most `most` rows of each group, `limit` in all: one of each group, then a second of each, and so on."""
     queue = []
-    for task in chosen:
-        rows = examples(task, demonstrations=demonstrations, avoid=avoid)
-        rows.sort(key=lambda row: derive_seed(seed, "build.collection/row", row.task, row.provenance.row))
-        turn = derive_seed(seed, "build.collection/task", task.name)
-        queue += [((place, turn), row) for place, row in enumerate(rows[:instances_per_task])]
+    for group in groups:
+        rows = sorted(group, key=lambda row: derive_seed(seed, "build.collection/row", row.task, row.provenance.row))
+        turn = derive_seed(seed, "build.collection/task", group[0].task)
+        queue += [((round_, turn), row) for round_, row in enumerate(rows[:most])]
     queue.sort(key=itemgetter(0))
-    taken = [row for _, row in queue[:limit]]
-    return sorted(taken, key=lambda row: (row.tags["language"], row.task, row.provenance.row))
+    return [row for _, row in queue[:limit]]
 
 
-def _choose(name: str, split: Split | None, languages: Sequence[str] | None, names: Sequence[str] | None) -> list[Task]:
+def _place(row: Example) -> tuple[int, str, str, int]:
+    """Where a row stands in the collection's order: kind, language, task, instance."""
+    kinds: list[str] = ["tasks", *KINDS]
+    return kinds.index(row.tags["kind"]), row.tags["language"], row.task, row.provenance.row
+
+
+def _fits(row: Example, split: str, languages: Sequence[str] | None) -> bool:
+    return split in ("all", row.tags["split"]) and (languages is None or row.tags["language"] in languages)
+
+
+def _check(
+    name: str,
+    kinds: Sequence[Kind],
+    split: Split | None,
+    languages: Sequence[str] | None,
+    names: Sequence[str] | None,
+) -> None:
+    """Raises ConfigError with every choice that the collection does not have."""
+    where = "build.collection"
     every = {task.name: task for task in starter_tasks()}
     codes = {task.language for task in every.values()}
     problems = []
     if name != "starter":
-        problems.append(
-            Problem(f"no collection is named {name!r}", "build.collection name", nearest(name, ["starter"]))
-        )
+        problems.append(Problem(f"no collection is named {name!r}", f"{where} name", nearest(name, ["starter"])))
     for code in languages or ():
         if code not in codes:
-            problems.append(Problem(f"no task is in {code!r}", "build.collection languages", nearest(code, codes)))
+            problems.append(Problem(f"no row is in {code!r}", f"{where} languages", nearest(code, codes)))
+    if names is not None and "tasks" not in kinds:
+        fix = "add `tasks` to `kinds`, or leave the names out"
+        problems.append(Problem("names of tasks, but `kinds` has no tasks", f"{where} tasks", fix))
     for wanted in names or ():
         if wanted not in every:
-            fix = nearest(wanted, every)
-            problems.append(Problem(f"no task is named {wanted!r}", "build.collection tasks", fix))
+            problems.append(Problem(f"no task is named {wanted!r}", f"{where} tasks", nearest(wanted, every)))
         elif split not in (None, split_of(every[wanted])):
             what = f"the task {wanted!r} is on the side {split_of(every[wanted])!r} of the split, not {split!r}"
-            problems.append(Problem(what, "build.collection tasks", "change `split` or leave the task out"))
+            problems.append(Problem(what, f"{where} tasks", "change `split` or leave the task out"))
     if problems:
         raise ConfigError(problems)
-    found = [task for task in starter_tasks(languages, split) if names is None or task.name in names]
-    if not found:
-        raise DataError(
-            "no task fits the choice of split, languages and tasks",
-            where="build.collection",
-            fix="widen the choice; `python -m shinan.starter` shows what there is",
-        )
-    return found

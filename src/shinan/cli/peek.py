@@ -24,8 +24,8 @@ def peek(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="collection:starter, with /heldout, /train, a /language or a /task after it; a data file; or a "
-            "stage of a run, like runs/NAME/stages/curate.",
+            help="collection:starter, with /heldout, /train, a /language, a /task or a /kind after it; a data file; "
+            "or a stage of a run, like runs/NAME/stages/curate.",
         ),
     ],
     number: Annotated[int, typer.Option("-n", min=1, help="Show this many rows.")] = 5,
@@ -66,7 +66,7 @@ def peek(
 def _print_card(source: str) -> None:
     if not source.startswith("collection:"):
         raise typer.BadParameter("only a collection has a card: peek collection:starter --card", param_hint="--card")
-    from shinan.starter.__main__ import card
+    from shinan.starter import card
 
     print(card())
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,43 +23,48 @@ M = TypeVar("M", bound="Config")
 class Config(BaseModel):
     """Base of everything a person types: unknown keys and loose types are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 @dataclass(slots=True)
 class Document:
-    """A parsed YAML file: plain data, and the line each key stands on."""
+    """A parsed YAML file: plain data, and where each key stands: `file:line`, or the `--set` that wrote it."""
 
     data: Any
     path: str
-    lines: dict[Keys, int] = field(default_factory=dict)
+    places: dict[Keys, str] = field(default_factory=dict)
 
     def where(self, keys: Sequence[str | int]) -> str:
         """`file:line: a.b` for a key path; the nearest enclosing line if the key itself is absent."""
         known = tuple(keys)
-        while known and known not in self.lines:
+        while known and known not in self.places:
             known = known[:-1]
-        line = self.lines.get(known)
+        place = self.places.get(known, self.path)
         dotted = ".".join(str(key) for key in keys)
-        place = f"{self.path}:{line}" if line else self.path
         return f"{place}: {dotted}" if dotted else place
 
 
 class _Rules(Composer, SafeConstructor, Resolver):
-    """Safe loading in which only `true` and `false` are booleans (YAML 1.2): `no` is Norwegian, not False.
+    """Plain data only, in which only `true` and `false` are booleans (YAML 1.2): `no` is Norwegian, not False.
 
-    Dates stay text, and `1e-4` is a number, as in YAML 1.2.
+    Dates stay text, and `1e-4` is a number, as in YAML 1.2; `12:30` and `010`, 750 and 8 in YAML 1.1, stay text too.
     """
 
 
-_CHANGED = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+_TAG = "tag:yaml.org,2002:"
+_CHANGED = (f"{_TAG}bool", f"{_TAG}timestamp", f"{_TAG}float", f"{_TAG}int")
+_PLAIN = (None, *(_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")))
+_Rules.yaml_constructors = {tag: make for tag, make in SafeConstructor.yaml_constructors.items() if tag in _PLAIN}
 _Rules.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag not in _CHANGED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Rules.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), ["t", "f"])
+_Rules.add_implicit_resolver(f"{_TAG}bool", re.compile("^(?:true|false)$"), ["t", "f"])
+_Rules.add_implicit_resolver(f"{_TAG}int", re.compile("^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Rules.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{_TAG}float",
     re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"),
     list("-+.0123456789"),
 )
@@ -93,7 +97,9 @@ def load_yaml(path: Path) -> Document:
     except FileNotFoundError:
         near = sorted(str(p.name) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise ConfigError([Problem("no such file", str(path), nearest(path.name, near))]) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError([Problem(f"cannot read it: {error.strerror}", str(path), "name a readable file")]) from None
+    except UnicodeDecodeError as error:
         raise ConfigError([Problem(f"cannot read it: {error}", str(path), "save it as UTF-8 text")]) from None
     return parse_yaml(text, str(path))
 
@@ -107,35 +113,41 @@ def parse_yaml(text: str, path: str = "<text>") -> Document:
         try:
             node = loader.get_single_node()
             if node is not None:
-                _note_lines(node, (), document, problems)
+                _note_places(node, (), document, problems, set())
                 document.data = loader.construct_document(node)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError([Problem(f"not valid YAML: {error.problem}", f"{path}{line}")]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = ", ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError([Problem(f"not valid YAML: {what}", f"{path}{line}")]) from None
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         raise ConfigError([Problem(f"not valid YAML: {error}", path)]) from None
     if problems:
         raise ConfigError(problems)
     return document
 
 
-def _note_lines(node: yaml.Node, keys: Keys, document: Document, problems: list[Problem]) -> None:
-    document.lines.setdefault(keys, node.start_mark.line + 1)
+def _note_places(node: yaml.Node, keys: Keys, document: Document, problems: list[Problem], visited: set[int]) -> None:
+    """Note the line of every key under `node`, once: following each alias anew would take exponential time."""
+    if id(node) in visited:
+        return
+    visited.add(id(node))
+    document.places.setdefault(keys, f"{document.path}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
-        seen: set[Hashable] = set()
+        seen: set[str] = set()
         for key_node, value_node in node.value:
-            path = (*keys, str(key_node.value))
-            if key_node.value in seen:
-                where = f"{document.path}:{key_node.start_mark.line + 1}: {'.'.join(map(str, path))}"
-                problems.append(Problem("this key is given twice", where, "keep one of the two"))
-            seen.add(key_node.value)
-            document.lines[path] = key_node.start_mark.line + 1
-            _note_lines(value_node, path, document, problems)
+            name = str(key_node.value)
+            path, place = (*keys, name), f"{document.path}:{key_node.start_mark.line + 1}"
+            if name in seen:
+                dotted = ".".join(map(str, path))
+                problems.append(Problem("this key is given twice", f"{place}: {dotted}", "keep one of the two"))
+            seen.add(name)
+            document.places[path] = place
+            _note_places(value_node, path, document, problems, visited)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _note_lines(item, (*keys, index), document, problems)
+            _note_places(item, (*keys, index), document, problems, visited)
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
@@ -147,24 +159,38 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         if not equals or not dotted:
             problems.append(Problem("expected KEY=VALUE", where, "write it like --set tune.epochs=2"))
             continue
-        *parents, last = dotted.split(".")
-        target = document.data
         try:
-            for key in parents:
-                target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
-            if isinstance(target, list):
-                target[int(last)] = parse_yaml(raw, where).data
-            else:
-                target[last] = parse_yaml(raw, where).data
+            value = parse_yaml(raw, where).data
+            document.data, place = _replaced(document.data, dotted.split("."), value)
         except ConfigError as error:
             problems.extend(error.problems)
-        except (TypeError, AttributeError, ValueError, IndexError):
+        except (TypeError, ValueError, IndexError):
             problems.append(Problem("no such place in the recipe", where, "check the keys before the last one"))
         else:
-            document.lines.pop((*parents, last), None)
+            kept = {keys: line for keys, line in document.places.items() if keys[: len(place)] != place}
+            document.places = kept | {place: where}
     if problems:
         raise ConfigError(problems)
     return document
+
+
+def _replaced(data: Any, keys: Sequence[str], value: Any) -> tuple[Any, Keys]:
+    """`data` with `value` at `keys`, and that place. What lies on the way is copied, since an anchor may share it.
+
+    Raises TypeError, ValueError or IndexError if the keys lead nowhere.
+    """
+    if not keys:
+        return value, ()
+    first = keys[0]
+    if isinstance(data, list):
+        index = range(len(data))[int(first)]
+        changed, rest = _replaced(data[index], keys[1:], value)
+        return [*data[:index], changed, *data[index + 1 :]], (index, *rest)
+    if isinstance(data, dict):
+        inner = {} if data.get(first) is None else data[first]
+        changed, rest = _replaced(inner, keys[1:], value)
+        return data | {first: changed}, (first, *rest)
+    raise TypeError(f"no key {first!r} in {data!r}")
 
 
 def validate(model: type[M], document: Document) -> M:
@@ -174,16 +200,18 @@ def validate(model: type[M], document: Document) -> M:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        raise ConfigError(problems_of(error, model, document.where)) from None
+        raise ConfigError(problems_of(error, model, document.data, document.where)) from None
 
 
 def problems_of(
-    error: ValidationError, model: type[BaseModel], where: Callable[[Sequence[str | int]], str]
+    error: ValidationError, model: type[BaseModel], data: Any, where: Callable[[Sequence[str | int]], str]
 ) -> list[Problem]:
-    """pydantic's errors as sentences; unknown keys get the nearest valid name."""
+    """pydantic's errors about `data` as sentences; unknown keys get the nearest valid name."""
+    found = [(_place_in(data, item["loc"], item["type"]), item) for item in error.errors()]
     problems = []
-    for item in error.errors():
-        keys = [key for key in item["loc"] if not (isinstance(key, str) and key.startswith(("function-", "list[")))]
+    for keys, item in found:
+        if any(len(other) > len(keys) and other[: len(keys)] == keys for other, _ in found):
+            continue  # only another form that the value could have had: what is wrong lies deeper
         if item["type"] == "extra_forbidden":
             fix = nearest(str(keys[-1]), _field_names(model, keys[:-1]))
             problems.append(Problem(f"unknown key {keys[-1]!r}", where(keys), fix))
@@ -198,22 +226,30 @@ def problems_of(
     return problems
 
 
+def _place_in(data: Any, loc: Sequence[str | int], kind: str) -> Keys:
+    """`loc` without what pydantic puts between the keys: the branches of a union (`bool`, `list[str]`), `[key]`."""
+    keys: list[str | int] = []
+    for key in loc:
+        if (key in data) if isinstance(data, dict) else isinstance(key, int):
+            keys.append(key)
+            data = data[key] if isinstance(data, dict | list | tuple) else None
+    return (*keys, loc[-1]) if kind == "missing" else tuple(keys)
+
+
 def _field_names(model: type[BaseModel], keys: Sequence[str | int]) -> list[str]:
-    """Field names of the (possibly nested) model that `keys` lead to."""
+    """Names, as they are typed, of the fields of the (possibly nested) model that `keys` lead to."""
     annotation: Any = model
     for key in keys:
-        annotation = _inner_model(annotation)
-        if annotation is None:
+        inner = _inner_model(annotation)
+        if inner is None:
             return []
-        if isinstance(key, str) and key in annotation.model_fields:
-            annotation = annotation.model_fields[key].annotation
+        annotation = next((f.annotation for name, f in inner.model_fields.items() if key == (f.alias or name)), inner)
     inner = _inner_model(annotation)
-    return list(inner.model_fields) if inner else []
+    return [field.alias or name for name, field in inner.model_fields.items()] if inner else []
 
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The first model in an annotation such as `dict[str, M]`, `list[M]` or `M | bool`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict):
-        return next(filter(None, map(_inner_model, get_args(annotation))), None)
-    return None
+    return next(filter(None, map(_inner_model, get_args(annotation))), None)

@@ -5,6 +5,7 @@ A Dataset is such a folder with `data.parquet` (kept rows) and `dropped.parquet`
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -96,53 +97,80 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+    except BaseException:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        raise
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
     """The sentence for a write that failed."""
-    fix = (
-        "free some space (`shinan clean` shows what can go)"
-        if error.errno == 28
-        else "choose a folder you may write to"
-    )
-    return RunError(f"cannot write: {error.strerror or error}", where=str(path), fix=fix)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = "free some space (`shinan clean` shows what can go)" if full else "choose a folder you may write to"
+    why = os.strerror(error.errno) if error.errno else str(error)  # Arrow's own text wraps the same in more words
+    return RunError(f"cannot write: {why}", where=str(path), fix=fix)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+# How a write fails without naming its file. Other errors of the work inside `new_folder` are not about its folder.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Build a folder beside `path` and rename it into place at the end; on any failure nothing appears at `path`.
 
-    An older folder at `path` is replaced only after the new one is whole.
+    An older folder at `path` is replaced only after the new one is whole, and put back if that fails; after a kill in
+    the very moment of replacing, the next call puts it back. Raises RunError if the disk says no.
     """
-    beside = path.with_name(f".{path.name}.tmp")
+    beside, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        yield beside
-        if path.exists():
-            old = path.with_name(f".{path.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            beside.rename(path)
-            shutil.rmtree(old)
-        else:
-            beside.rename(path)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise cannot_write(path, error) from error
+        with _told(path):
+            _put_back(old, path)
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        try:
+            yield beside
+        except OSError as error:
+            if error.errno in _DISK or Path(str(error.filename)).is_relative_to(beside):
+                raise cannot_write(path, error) from error
+            raise
+        with _told(path):
+            _swap(beside, path, old)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def _swap(beside: Path, path: Path, old: Path) -> None:
+    try:
+        if path.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        beside.rename(path)
+    except BaseException:
+        _put_back(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        old.rename(path)
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -176,7 +204,7 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
 
 
 def write_rows(folder: Path, kept: Sequence[Example], dropped: Sequence[tuple[Example, Verdict]] = ()) -> Tally:
-    """Write `data.parquet` and `dropped.parquet` into `folder`; returns the tally of what was written.
+    """Write `data.parquet` and `dropped.parquet` into `folder`, made by `new_folder`; returns their tally.
 
     Raises DataError for text that is not valid Unicode (a lone surrogate), naming the row.
     """
@@ -196,20 +224,30 @@ def _write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> N
     try:
         table = pa.Table.from_pylist(rows, schema=schema)
     except UnicodeEncodeError as error:
-        raise DataError(f"text that is not valid Unicode: {error}", where=str(path)) from error
+        origin = next(row["provenance"] for row in rows if not _is_unicode(row))
+        what = f"text that is not valid Unicode (a lone surrogate, {error.object[error.start]!r})"
+        raise DataError(what, where=f"{origin['source']}#{origin['row']}", fix="repair or drop the row") from error
     pq.write_table(table, path, compression="zstd")
+
+
+def _is_unicode(row: dict[str, Any]) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_rows(folder: Path) -> list[Example]:
     """The kept rows of a dataset folder, in order. Raises DataError if the file is missing or damaged."""
-    return [Example.from_dict(_plain(row)) for row in _read_table(folder / "data.parquet")]
+    return [Example.from_dict(_plain(row)) for row in _read_table(folder / "data.parquet", KEPT_SCHEMA)]
 
 
 def read_dropped(folder: Path) -> list[tuple[Example, Verdict]]:
     """The dropped rows with their verdicts. Raises DataError if the file is missing or damaged."""
     return [
         (Example.from_dict(_plain(row)), Verdict.drop(row["reason"], row["detail"], row["by"]))
-        for row in _read_table(folder / "dropped.parquet")
+        for row in _read_table(folder / "dropped.parquet", DROPPED_SCHEMA)
     ]
 
 
@@ -217,11 +255,14 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"tags": dict(row["tags"]), "scores": dict(row["scores"])}
 
 
-def _read_table(path: Path) -> list[dict[str, Any]]:
+def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    fix = "delete the stage's folder and run again"
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"cannot read it: {error}", where=str(path), fix="delete the stage's folder and run again"
-        ) from error
+        with pq.ParquetFile(path) as file:  # read_table would take `a=b` in the folder's name for a column
+            table = file.read()
+            rows: list[dict[str, Any]] = table.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"cannot read it: {error}", where=str(path), fix=fix) from error
+    if missing := [name for name in schema.names if name not in table.schema.names]:
+        raise DataError(f"no rows of shinan: it lacks the columns {', '.join(missing)}", where=str(path), fix=fix)
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -57,10 +58,12 @@ class Progress:
         if not self._bar:
             print(self.line(), file=self._stream, flush=True)
             return
-        width = 24
+        room = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
+        words = self.line()[:room]
+        width = max(0, min(24, room - 1 - len(words)))
         filled = int(width * min(1.0, self._done / self._total)) if self._total else 0
-        bar = "█" * filled + "░" * (width - filled)
-        self._stream.write(f"\r\x1b[K{bar} {self.line()}")
+        bar = "█" * filled + "░" * (width - filled) + " " * (width > 0)
+        self._stream.write(f"\r\x1b[K{bar}{words}")
         self._stream.flush()
 
     def close(self) -> None:

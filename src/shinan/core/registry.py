@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from shinan.core.config import problems_of
-from shinan.core.errors import ConfigError, Problem, nearest
+from shinan.core.errors import ConfigError, Problem, RunError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,7 +102,12 @@ def register(
 @cache
 def _load_plugins() -> None:
     for point in entry_points(group="shinan"):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:
+            what = f"the plug-in cannot be loaded: {type(error).__name__}: {error}"
+            fix = "repair or uninstall the package that declares this entry point"
+            raise RunError(what, where=f"{point.name} = {point.value}", fix=fix) from error
 
 
 def names(kind: str) -> list[str]:
@@ -132,9 +137,11 @@ def bind(kind: str, name: str, params: Mapping[str, Any], *, where: str = "") ->
         if parameter.kind is parameter.KEYWORD_ONLY:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
-    model = create_model(f"{kind}.{name}", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model = create_model(f"{kind}.{name}", __config__=strict, **fields)
     try:
         checked = model.model_validate(dict(params))
     except ValidationError as error:
-        raise ConfigError(problems_of(error, model, lambda path: f"{where} {'.'.join(map(str, path))}")) from None
+        problems = problems_of(error, model, params, lambda path: f"{where} {'.'.join(map(str, path))}".lstrip())
+        raise ConfigError(problems) from None
     return Bound(component, {key: getattr(checked, key) for key in fields})

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from shinan.core.errors import RunError
@@ -29,37 +30,51 @@ def offline() -> bool:
 class Store:
     """The artefact index in `<root>/store.sqlite`."""
 
-    _MIGRATIONS = ("CREATE TABLE artefact (key TEXT NOT NULL, folder TEXT NOT NULL, PRIMARY KEY (key, folder)) STRICT",)
+    _MIGRATIONS = ("CREATE TABLE artefact (key TEXT NOT NULL, folder TEXT NOT NULL, PRIMARY KEY (key, folder))",)
 
     def __init__(self, root: Path) -> None:
         """Open (and create or migrate) the index. Raises RunError if the folder cannot be written."""
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            self._path = root / "store.sqlite"
-            with closing(self._connect()) as db, db:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("BEGIN IMMEDIATE")
-                done = db.execute("PRAGMA user_version").fetchone()[0]
-                for statement in self._MIGRATIONS[done:]:
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={len(self._MIGRATIONS)}")
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(
-                f"cannot open the artefact index: {error}",
-                where=str(root),
-                fix="set SHINAN_CACHE to a writable folder",
-            ) from error
+        self._path = root / "store.sqlite"
+        with self._open():
+            pass
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=30)
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection and a transaction; an index that was deleted in the meantime is made anew."""
+        fix = "set SHINAN_CACHE to a writable folder"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._path, timeout=30)) as db:
+                self._migrate(db)
+                with db:
+                    yield db
+        except (OSError, sqlite3.Error) as error:
+            if not isinstance(error, OSError | sqlite3.OperationalError):
+                fix = "the file is damaged; delete it: it is only an index"
+            raise RunError(f"cannot use the artefact index: {error}", where=str(self._path), fix=fix) from error
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        if _version(db) >= len(self._MIGRATIONS):
+            return
+        db.execute("PRAGMA journal_mode=WAL")
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            for statement in self._MIGRATIONS[_version(db) :]:  # read again: another process may have been faster
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version={len(self._MIGRATIONS)}")
 
     def record(self, key: str, folder: Path) -> None:
         """Remember that `folder` holds the artefact of `key`."""
-        with closing(self._connect()) as db, db:
+        with self._open() as db:
             db.execute("INSERT OR IGNORE INTO artefact VALUES (?, ?)", (key, str(folder.resolve())))
 
     def find(self, key: str) -> list[Path]:
-        """Folders said to hold the artefact; the caller checks their manifests."""
-        with closing(self._connect()) as db:
+        """Folders said to hold the artefact, the newest first; the caller checks their manifests."""
+        with self._open() as db:
             rows = db.execute("SELECT folder FROM artefact WHERE key = ? ORDER BY rowid DESC", (key,))
             return [Path(folder) for (folder,) in rows]
+
+
+def _version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version

@@ -34,7 +34,7 @@ KEEP = Verdict(True)
 
 @dataclass(slots=True)
 class Tally:
-    """kept + dropped = seen, by construction; `check()` compares with what was really written."""
+    """kept + dropped = seen, by construction."""
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)

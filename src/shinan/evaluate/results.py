@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from shinan.core.errors import DataError
-from shinan.evaluate.compare import compare
+from shinan.evaluate.compare import Comparison, compare
 from shinan.evaluate.samples import Sample
 
 
@@ -22,9 +22,18 @@ def means(samples: Sequence[Sample], metrics: Sequence[str]) -> dict[str, dict[s
 
 
 def best_style(samples: Sequence[Sample], metric: str) -> str:
-    """The style in which the model does best: `before` is to be prompted in its best format (promise 6)."""
-    table = means(samples, [metric])
-    return max(table, key=lambda style: -1.0 if table[style][metric] is None else float(table[style][metric] or 0.0))
+    """The style in which the model does best: `before` is to be prompted in its best format (promise 6).
+
+    Of equals, the first one asked. Raises DataError if no sample has a score.
+    """
+    known = {style: mean[metric] for style, mean in means(samples, [metric]).items()}
+    scored = {style: mean for style, mean in known.items() if mean is not None}
+    if not scored:
+        raise DataError(
+            f"none of the {len(samples)} answers has a score in {metric}",
+            fix="ask items that this metric can score, or put another metric first",
+        )
+    return max(scored, key=scored.__getitem__)
 
 
 def compare_samples(
@@ -32,7 +41,8 @@ def compare_samples(
 ) -> dict[str, list[dict[str, Any]]]:
     """Paired comparisons on the same items: {evaluation: [one a metric], categories: [headline metric by category]}.
 
-    The first metric is the headline: it chooses the style of `before`. Raises DataError if the items differ.
+    The first metric is the headline: it chooses the style of `before`. A further metric or a category without any item
+    scored on both sides has n 0 and no numbers. Raises DataError if the items differ or the headline has no such item.
     """
     style = best_style(before, metrics[0])
     old = {sample.row: sample for sample in before if sample.style == style}
@@ -46,6 +56,12 @@ def compare_samples(
         )
     rows = sorted(old)
     overall = [_row(old, new, rows, metric, seed) | {"task": task, "style_before": style} for metric in metrics]
+    if not overall[0]["n"]:
+        raise DataError(
+            f"none of the {len(rows)} items has a score in {metrics[0]} both before and after",
+            where=task,
+            fix="read the answers and see why they could not be scored, or put another metric first",
+        )
     names = sorted({old[row].category for row in rows} - {""})
     categories = []
     for name in names:
@@ -57,14 +73,19 @@ def compare_samples(
 def _row(
     old: Mapping[str, Sample], new: Mapping[str, Sample], rows: Sequence[str], metric: str, seed: int
 ) -> dict[str, Any]:
-    found = asdict(
-        compare(
-            [old[row].scores[metric] for row in rows],
-            [new[row].scores[metric] for row in rows],
-            [old[row].task for row in rows],
-            seed=seed,
-        )
-    )
+    """One comparison, by task: `clusters` are the items' tasks.
+
+    Items of a single task form one cluster, which has no interval. They are then their own clusters (`clustered_by`
+    says so), and the interval speaks of further items of this task, no longer of further tasks.
+    """
+    scored = [row for row in rows if None not in (old[row].scores[metric], new[row].scores[metric])]
+    single = len({old[row].task for row in scored}) == 1
+    found: dict[str, Any] = dict.fromkeys(field.name for field in fields(Comparison))
+    found |= dict.fromkeys(("n", "clusters", "wins", "losses", "ties"), 0)
+    if scored:
+        before, after = ([side[row].scores[metric] for row in scored] for side in (old, new))
+        found = asdict(compare(before, after, [row if single else old[row].task for row in scored], seed=seed))
+    found |= {"unscored": len(rows) - len(scored), "clustered_by": "item" if single else "task"}
     found["ci95"] = [found.pop("ci_low"), found.pop("ci_high")]
     ends = {
         f"{what}_{side}": sum(test(samples[row]) for row in rows)

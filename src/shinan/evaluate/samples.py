@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,11 +50,12 @@ class Sample:
 def read_samples(path: Path) -> list[Sample]:
     """All samples of a log. Raises DataError for a file that is missing or not a log, naming the line."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read the evaluation log: {error.strerror}", where=str(path)) from error
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot read the evaluation log: {why}", where=str(path)) from error
     samples = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         try:
             value = json.loads(line)
             samples.append(Sample(**value | {"targets": tuple(value["targets"])}))
@@ -74,7 +75,7 @@ class SampleLog:
             write_atomic(path, "")
             write_atomic(marker, key)
 
-    def rewind(self, batches: list[int]) -> int:
+    def rewind(self, batches: Sequence[int]) -> int:
         """Keep only whole batches; `batches` are their sizes in the planned order. Returns how many are whole."""
         lines = self._path.read_bytes().split(b"\n")[:-1]  # what follows the last line end is half a line
         whole = kept = 0

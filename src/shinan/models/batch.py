@@ -1,7 +1,7 @@
 """A batch as the model sees it: token ids, who may attend to whom, and a list of supervised positions.
 
 Supervision is kept apart from the ids, as (position, target, example, weight): the head then runs only where there is
-something to learn, and a position may be asked for several targets. This module pads; the pure parts know no torch.
+something to learn, and a position may be asked for several targets.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class TokenRow:
     mask: tuple[bool, ...]
     weight: float
     row: str
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.mask) or any(self.mask[:1]):  # a label at 0 would be learnt from another row
+            raise ValueError(f"{self.row}: {len(self.ids)} ids, {len(self.mask)} mask values, first {self.mask[:1]}")
 
     @property
     def labelled(self) -> int:

@@ -27,7 +27,7 @@ class Request:
 
     Attributes:
         messages: the conversation.
-        prompt: raw text, tokenised as it is, for models without a chat format.
+        prompt: raw text for models without a chat format; where the model's texts begin with a bos, it gets one.
         prefill: text the reply must begin with; it is part of the returned text.
         stop: strings that end the reply; cut off from the returned text. The chat format's own stops always apply.
         sampling: how to draw.

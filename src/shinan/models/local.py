@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shinan.core.errors import DataError
 from shinan.models.decode import Row, decode
 from shinan.models.generator import Completion, Finish, Request
 from shinan.models.rendering import ChatFormat
@@ -28,7 +29,10 @@ class LocalGenerator:
     batch_size: int = 32
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Generator.generate`. Prompts of like length share a batch, so that little is padded."""
+        """See `Generator.generate`. Prompts of like length share a batch, so that little is padded.
+
+        Raises DataError for a request that asks nothing, or that the chat format cannot write.
+        """
         rows = [self._row(request) for request in requests]
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), i))
         for start in range(0, len(order), self.batch_size):
@@ -36,10 +40,14 @@ class LocalGenerator:
         return [self._completion(request, row) for request, row in zip(requests, rows, strict=True)]
 
     def _row(self, request: Request) -> Row:
+        tokenizer = self.chat.tokenizer
         if request.messages:
             prompt: Sequence[int] = self.chat.render_prompt(request.messages, request.prefill)
+        elif text := request.prompt + request.prefill:
+            begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+            prompt = begin + tokenizer.encode(text)
         else:
-            prompt = self.chat.tokenizer.encode(request.prompt)
+            raise DataError("the request has neither messages nor a prompt", fix="give one of the two")
         return Row(prompt, request.sampling, request.seed, self._stopper(request))
 
     def _stopper(self, request: Request) -> Callable[[list[int]], bool]:
@@ -65,7 +73,7 @@ class LocalGenerator:
         text = self.chat.tokenizer.decode(ids, place="inside")
         if request.messages and not request.prefill:
             text = text.removeprefix(self.chat.lead(request.messages))
-        for stop in self._stop_strings(request):
-            text = text.split(stop, 1)[0]
+        ends = [at for stop in self._stop_strings(request) if (at := text.find(stop)) >= 0]
+        text = text[: min(ends, default=len(text))]
         finish: Finish = "stop" if row.finish == "stop" else "length"
         return Completion(request.prefill + text, tuple(row.ids), tuple(row.logprobs), finish, len(row.prompt))

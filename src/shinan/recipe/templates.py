@@ -47,7 +47,7 @@ curate:
 tune:
   method: lora # or full: all weights
   epochs: 3
-  batch_size: 16
+  batch_size: 8
   learning_rate: 5e-4 # with `method: full` about a tenth of this
 
 # Asked before and after tuning. The first metric is the headline.
@@ -84,8 +84,10 @@ curate:
 tune:
   method: lora
   epochs: 1
-  batch_size: 16
+  batch_size: 8
   learning_rate: 5e-4
+  micro_tokens: 1536
+  validate_every: 0.25
 
 evaluate:
   - id: heldout

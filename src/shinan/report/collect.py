@@ -97,6 +97,7 @@ class Comparison:
         ci95: interval of `delta`, None where none could be computed.
         p: p-value of the paired test.
         mde80: the smallest difference that would be found four times in five.
+        clustered_by: `task`, or `item` where all items belong to one task.
     """
 
     task: str
@@ -117,6 +118,17 @@ class Comparison:
     truncated_after: int = 0
     empty_before: int = 0
     empty_after: int = 0
+    clustered_by: str = "task"
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """A metric, or (`category` set) a part of an evaluation task, of which no item was scored on both sides."""
+
+    task: str
+    metric: str
+    category: str
+    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,7 @@ class Report:
     validations: tuple[LossPoint, ...]
     comparisons: tuple[Comparison, ...]
     categories: tuple[Comparison, ...]
+    unscored: tuple[Unscored, ...]
     answers: tuple[Answers, ...]
     composition: Mapping[str, Mapping[str, int]]
     drops: tuple[Drop, ...]
@@ -198,8 +211,14 @@ def collect(run: Path) -> Report:
         training=facts.get("tune", {}),
         losses=losses,
         validations=validations,
-        comparisons=tuple(_comparison(value) for value in compared.get("evaluation", [])),
-        categories=tuple(_comparison(value) for value in compared.get("categories", [])),
+        comparisons=tuple(_comparison(value) for value in compared.get("evaluation", []) if value["n"]),
+        categories=tuple(_comparison(value) for value in compared.get("categories", []) if value["n"]),
+        unscored=tuple(
+            Unscored(value["task"], value["metric"], value.get("category", ""), value["unscored"])
+            for rows in compared.values()
+            for value in rows
+            if not value["n"]
+        ),
         answers=tuple(_answers(run, task, facts) for task in _tasks(stages)),
         composition=_composition(_kept(stages)),
         drops=tuple(drop for stage in stages for drop in _drops(stage)),

@@ -143,21 +143,38 @@ def endings(answers: Answers) -> list[Endings]:
     return found
 
 
+def _caveats(c: Comparison) -> list[str]:
+    said = []
+    if c.truncated_before > c.truncated_after:
+        more = c.truncated_before - c.truncated_after
+        said.append(
+            f"On {c.task}, {more} more answers were cut at the length limit before tuning than after. Part of the "
+            "gain may be that the tuned model stops in time, not that it knows more."
+        )
+    if c.unscored:
+        said.append(f"On {c.task}, {c.unscored} items could not be scored and are left out, not counted as wrong.")
+    if c.mde80 is not None:
+        size = wording.points(c.mde80)
+        said.append(f"On {c.task}, a real change smaller than {size} would be missed more than one time in five.")
+    if c.clustered_by == "item":
+        said.append(
+            f"All items of {c.task} belong to one task: the interval speaks of other items of that task, not of "
+            "other tasks."
+        )
+    return said
+
+
 def caveats(report: Report) -> list[str]:
     """What the numbers don't show, as far as this run's facts tell."""
-    said = []
-    for c in report.headlines:
-        if c.truncated_before > c.truncated_after:
-            more = c.truncated_before - c.truncated_after
-            said.append(
-                f"On {c.task}, {more} more answers were cut at the length limit before tuning than after. Part of the "
-                "gain may be that the tuned model stops in time, not that it knows more."
-            )
-        if c.unscored:
-            said.append(f"On {c.task}, {c.unscored} items could not be scored and are left out, not counted as wrong.")
-        if c.mde80 is not None:
-            size = wording.points(c.mde80)
-            said.append(f"On {c.task}, a real change smaller than {size} would be missed more than one time in five.")
+    said = [caveat for comparison in report.headlines for caveat in _caveats(comparison)]
+    for lost in report.unscored:
+        what = f"{lost.category.replace('_', ' ')} ({lost.task})" if lost.category else lost.task
+        metric = wording.metric_name(lost.metric)
+        said.append(
+            f"None of the {lost.n} items of {what} could be scored in {metric}: it is in no table and no chart."
+        )
+    if any(c.clustered_by == "item" for c in report.categories):
+        said.append("In a category of one task, the interval speaks of other items of that task.")
     if any(c.metric.startswith("rouge") for c in report.comparisons):
         said.append(
             "ROUGE counts words shared with the accepted answers. A right answer in other words scores low, and a "

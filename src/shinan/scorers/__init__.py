@@ -1,5 +1,5 @@
-"""Scorers that several rooms use: metrics over text, and the n-gram index. Importing the package registers them."""
+"""Scorers that several rooms use: metrics, constraints, the n-gram index. Importing the package registers them."""
 
-from shinan.scorers import exact, rouge
+from shinan.scorers import exact, rouge, verifiers
 
-__all__ = ["exact", "rouge"]
+__all__ = ["exact", "rouge", "verifiers"]

@@ -1,24 +1,20 @@
-"""Reads the starter collection: tasks written for this project, and the examples they give."""
+"""Reads the tasks of the starter collection, and makes examples of them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict, get_args
+from typing import NamedTuple
 
 from shinan.core.config import load_yaml, validate
 from shinan.core.errors import ConfigError, Problem, nearest
 from shinan.core.example import Example, Message, Part, Provenance, assistant
 from shinan.core.hashing import content_hash, file_sha256
-from shinan.starter.schema import Categories, Category, Demonstration, Instance, Split, Task
+from shinan.starter.schema import Categories, Category, Demonstration, Instance, Kind, Split, Task
 
 ROOT = Path(__file__).parent
 LICENCE = "CC0-1.0"
-Kind = Literal["open_ended", "conversations", "constraints", "safety"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Further kinds of rows, one folder of JSON Lines files each."""
 
 
 class Wording(NamedTuple):
@@ -39,21 +35,6 @@ _WORDING: Mapping[str, Wording] = {
     "de": Wording("Beispiel", "Beispiel einer falschen Antwort", "Eingabe: ", "Ausgabe: ", "Grund: "),
     "zh": Wording("示例", "错误答案示例", "输入：", "输出：", "理由："),
 }
-
-
-class Facts(TypedDict):
-    """What the collection holds, counted. `tasks` and `categories` include the held-out ones."""
-
-    tasks: int
-    heldout_tasks: int
-    categories: int
-    heldout_categories: int
-    languages: dict[str, int]
-    instances: int
-    open_ended: int
-    conversations: int
-    constraints: int
-    safety: int
 
 
 @cache
@@ -85,11 +66,11 @@ def _all_tasks() -> tuple[Task, ...]:
     return tuple(found)
 
 
-@cache
-def fingerprint() -> str:
-    """Hash of every file that decides what the tasks are."""
-    paths = [ROOT / "categories.yaml", *sorted((ROOT / "tasks").glob("*/*.yaml"))]
-    return content_hash([file_sha256(path) for path in paths])
+def fingerprint(kinds: Collection[Kind]) -> str:
+    """Hash of every file that decides what the rows of these kinds are."""
+    paths = [ROOT / "categories.yaml", *(ROOT / "tasks").glob("*/*.yaml")] if "tasks" in kinds else []
+    paths += [path for kind in kinds for path in (ROOT / kind).glob("*.jsonl")]
+    return content_hash([file_sha256(path) for path in sorted({*paths})])
 
 
 def tasks(languages: Collection[str] | None = None, split: Split | None = None) -> list[Task]:
@@ -148,6 +129,7 @@ def _example(task: Task, shared: tuple[Part, ...], instance: Instance, row: int)
         targets=instance.outputs,
         task=task.name,
         tags={
+            "kind": "tasks",
             "category": task.category,
             "language": task.language,
             "output_language": task.output_language or task.language,
@@ -155,25 +137,3 @@ def _example(task: Task, shared: tuple[Part, ...], instance: Instance, row: int)
         },
         provenance=Provenance(f"collection:starter/{task.name}", row, LICENCE, "project"),
     )
-
-
-def facts() -> Facts:
-    """Count what the collection holds."""
-    every, heldout = tasks(), tasks(split="heldout")
-    rows = {kind: sum(_lines(path) for path in sorted((ROOT / kind).glob("*.jsonl"))) for kind in KINDS}
-    return Facts(
-        tasks=len(every),
-        heldout_tasks=len(heldout),
-        categories=len({task.category for task in every}),
-        heldout_categories=len({task.category for task in heldout}),
-        languages=dict(Counter(task.language for task in every).most_common()),
-        instances=sum(len(task.instances) for task in every),
-        open_ended=rows["open_ended"],
-        conversations=rows["conversations"],
-        constraints=rows["constraints"],
-        safety=rows["safety"],
-    )
-
-
-def _lines(path: Path) -> int:
-    return sum(1 for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
