@@ -32,7 +32,7 @@ BRITISH = [
 
 # Right words that the dictionary lacks.
 RIGHT = """
-app app's apps basmati cafe coprime debouncing derailleur dibber dieffenbachia draught filesystem flatbread gzip
+app app's basmati cafe coprime debouncing derailleur dibber dieffenbachia draught filesystem flatbread gzip
 haemocyanin hashtags haylage hemiola inodes kerb klezmer leafcutter mache manoeuvre maths olds oom papier phacelia
 playlists pothos pytest repot retuned screenshots stovetop swimmy syn teether texted tuple tyres unfaded
 unseared unstaffed upfield woollen

@@ -1,4 +1,4 @@
-"""Rows from a file of the user's own."""
+"""Rows from a file of the user's own, or from a hub dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shinan chat`."""
+"""`shinan chat`: talk with a tuned model in the terminal."""
 
 from __future__ import annotations
 

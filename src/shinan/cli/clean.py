@@ -1,4 +1,4 @@
-"""`shinan clean`."""
+"""`shinan clean`: show what the cache and the runs' checkpoints hold, and free it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shinan compare`."""
+"""`shinan compare`: two evaluations of the same items, compared item by item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shinan doctor`."""
+"""`shinan doctor`: check this machine and, if one is named, the files of a run."""
 
 from __future__ import annotations
 

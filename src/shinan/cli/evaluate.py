@@ -1,4 +1,4 @@
-"""`shinan eval`."""
+"""`shinan eval`: ask one model held-out questions and score its answers."""
 
 from __future__ import annotations
 

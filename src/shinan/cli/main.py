@@ -1,4 +1,4 @@
-"""Entry point: one module a command; errors a user can act on are shown without a traceback."""
+"""Entry point: one module per command; errors a user can act on are shown without a traceback."""
 
 from __future__ import annotations
 

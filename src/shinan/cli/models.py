@@ -1,4 +1,4 @@
-"""`shinan models` and `shinan models get`."""
+"""`shinan models`: list the models that need no hub; `shinan models get`: fetch a model."""
 
 from __future__ import annotations
 

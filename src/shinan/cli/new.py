@@ -1,4 +1,4 @@
-"""`shinan new`."""
+"""`shinan new`: write a commented recipe for rows of one's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shinan report`."""
+"""`shinan report`: write the report.html and summary.json of a run again."""
 
 from __future__ import annotations
 

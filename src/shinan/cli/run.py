@@ -1,4 +1,4 @@
-"""`shinan run` and `shinan plan`."""
+"""`shinan run` and `shinan plan`: run a recipe, or show what a run would do and why."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Layer 0: the nouns every room shares. Knows no torch, no transformers, no HTTP."""
+"""Layer 0: what every other package shares. Knows no torch, no transformers, no HTTP."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -232,7 +232,7 @@ def _place_in(data: Any, loc: Sequence[str | int], kind: str) -> Keys:
     for key in loc:
         if (key in data) if isinstance(data, dict) else isinstance(key, int):
             keys.append(key)
-            data = data[key] if isinstance(data, dict | list | tuple) else None
+            data = cast(Any, data)[key] if isinstance(data, dict | list | tuple) else None
     return (*keys, loc[-1]) if kind == "missing" else tuple(keys)
 
 

@@ -1,4 +1,4 @@
-"""Artefacts on disk: built beside, manifest last, then renamed. A folder with a manifest is complete.
+"""Artefacts on disk: a folder is built aside and renamed into place; its manifest, written last, marks it whole.
 
 A Dataset is such a folder with `data.parquet` (kept rows) and `dropped.parquet` (dropped rows, each with its verdict).
 """

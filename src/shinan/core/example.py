@@ -1,4 +1,4 @@
-"""Example: the one currency of the system.
+"""Example: the one type in which rows travel through the whole system.
 
 Instruction/input/output rows, conversations, preference pairs, prompts without a reply and evaluation items
 are all Examples; what differs is which fields are filled.

@@ -1,4 +1,4 @@
-"""The Scorer seam: example + reply -> Score. The same scorers serve evaluation, curation and best-of-n."""
+"""The Scorer seam: example + reply -> Score."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from shinan.core.errors import RunError
@@ -56,12 +56,13 @@ class Store:
     def _migrate(self, db: sqlite3.Connection) -> None:
         if _version(db) >= len(self._MIGRATIONS):
             return
-        db.execute("PRAGMA journal_mode=WAL")
         with db:
             db.execute("BEGIN IMMEDIATE")
             for statement in self._MIGRATIONS[_version(db) :]:  # read again: another process may have been faster
                 db.execute(statement)
             db.execute(f"PRAGMA user_version={len(self._MIGRATIONS)}")
+        with suppress(sqlite3.OperationalError):  # SQLite won't wait here for others who switch at the same moment
+            db.execute("PRAGMA journal_mode=WAL")
 
     def record(self, key: str, folder: Path) -> None:
         """Remember that `folder` holds the artefact of `key`."""

@@ -1,4 +1,4 @@
-"""What a check says of an example, and the count that must add up."""
+"""Verdict: what a check says of a row. Tally: the count in which kept + dropped = seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folds checks over a list of examples: what is kept, and what is dropped by whom and why."""
+"""Applies checks to a list of examples: what is kept, and what is dropped, by which check and why."""
 
 from __future__ import annotations
 

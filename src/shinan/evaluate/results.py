@@ -1,4 +1,4 @@
-"""From two logs to what may be said: the fair style for `before`, and paired comparisons overall and by category."""
+"""From two logs to results: the fair prompt style for `before`, and paired comparisons overall and by category."""
 
 from __future__ import annotations
 

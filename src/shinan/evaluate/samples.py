@@ -1,4 +1,4 @@
-"""The record of an evaluation: one line a reply, appended batch by batch, enough to score or read it again."""
+"""The log of an evaluation: one line per reply, appended batch by batch, enough to score or read it again."""
 
 from __future__ import annotations
 

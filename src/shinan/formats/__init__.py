@@ -1,4 +1,4 @@
-"""Shapes of text on disk: files of rows, the field's row layouts, templates over annotated rows. Knows no models."""
+"""Text on disk: files of rows, common row layouts, templates over annotated rows. Knows no models."""
 
 from shinan.formats.rows import Where, read_rows
 from shinan.formats.shapes import SHAPES, Shape, detect, read, write

@@ -1,4 +1,4 @@
-"""Files of rows: every kind of data file as one stream of (where, row), and back.
+"""Files of rows: every kind of data file read as one stream of (where, row), and written back.
 
 A row is a dict of plain values. Text files are UTF-8, with or without a byte-order mark, LF or CRLF; blank lines are
 skipped. Text that cannot be trained on (NUL, half a surrogate pair) and JSON that readers disagree on (a key given

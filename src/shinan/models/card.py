@@ -1,4 +1,4 @@
-"""What a model folder says of itself, in `shinan.json`: name, fingerprint, chat format, parents, licence, notices."""
+"""The card of a model folder, `shinan.json`: name, fingerprint, chat format, parents, licence, notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Generator seam: requests -> completions. Teacher, student, judge, chat and evaluation call this, nothing else."""
+"""The Generator seam: requests -> completions, the one way in which text is asked of a model."""
 
 from __future__ import annotations
 

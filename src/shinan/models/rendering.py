@@ -1,4 +1,4 @@
-"""What every chat format is: messages -> ids and mask, made together, stretch by stretch.
+"""The base of every chat format: messages -> ids and mask, made together, stretch by stretch.
 
 A format lays a conversation out as `Piece`s; here they become ids, mask and spans in one pass, so that these cannot
 disagree. The text before a reply and the reply are always separate pieces, in training as in serving: the prompt's ids

@@ -1,1 +1,1 @@
-"""Recipes: the only place that knows every room. A recipe is planned into stages; each stage is cached by content."""
+"""Recipes, planned into stages cached by content; the one place where build, curate, train and evaluate meet."""

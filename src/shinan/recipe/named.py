@@ -1,4 +1,4 @@
-"""What a person names on the command line, found: a model or the model of a run, a chat format, rows to look at."""
+"""Finds what the command line names: a model or the model of a run, a chat format, rows to look at."""
 
 from __future__ import annotations
 

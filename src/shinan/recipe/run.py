@@ -1,4 +1,4 @@
-"""Executing a plan: each stage is taken from where it is already done, or done, or gone on with."""
+"""Executing a plan: a stage that is done is reused, one that was begun is resumed, any other is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each kind of stage does: one function a kind, each a call into a room. Read this file second."""
+"""What each kind of stage does: one function per kind, each a call into another package."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Reporting: a run folder -> one Report object -> a self-contained page, summary.json and a table for the terminal."""
+"""Reporting: a run folder -> one Report -> a self-contained page, summary.json and a table for the terminal."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Across they are drawn in percent, so that they fit any width with letters of one size.
+"""Charts as inline SVG, with widths in percent, so that they fit any page and letters keep one size.
 
 Each has a title and a description in words; before and after, kept and dropped differ by shape or place too, not
 only by colour. The page's style sheet holds the colours.

@@ -1,4 +1,4 @@
-"""The report page: one file, no network, no script. All of it passes HTML escaping and, as a whole, `printable`."""
+"""The report page: one file, no network, no script; everything in it is escaped and printable."""
 
 from __future__ import annotations
 

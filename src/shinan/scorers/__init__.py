@@ -1,4 +1,4 @@
-"""Scorers that several rooms use: metrics, constraints, the n-gram index. Importing the package registers them."""
+"""Scorers that several packages use: metrics, constraints, the n-gram index. Importing this registers them."""
 
 from shinan.scorers import exact, rouge, verifiers
 

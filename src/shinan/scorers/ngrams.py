@@ -1,4 +1,4 @@
-"""How much of a held-out text stands in another: n-gram overlap with exact recall, for decontamination and probes.
+"""How much of a held-out text stands in another: n-gram overlap with exact recall, for decontamination.
 
 After Tulu 3 (Lambert et al. 2024, arXiv 2411.15124): a training row is held against one reference item at a time, and
 what counts is the share of that item found in the row, so that no row is excused by its length.

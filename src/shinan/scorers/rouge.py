@@ -1,4 +1,4 @@
-"""ROUGE-L as Super-NaturalInstructions reports it (Wang et al. 2022, arXiv 2204.07705), extended to every script.
+"""ROUGE-L as Super-NaturalInstructions reports it (Wang et al. 2022, arXiv 2204.07705), for every script.
 
 The published tokeniser knows only a-z and 0-9: a Japanese reply has no token and scores 0 whatever it says. By default
 it is therefore used only where neither side has a letter or digit beyond ASCII, which is where it is defined and where

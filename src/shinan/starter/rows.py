@@ -1,4 +1,4 @@
-"""Reads the rows of the starter collection that are no tasks' (open-ended, conversations, constraints, safety).
+"""Reads the starter collection's rows that belong to no task: open-ended, conversations, constraints, safety.
 
 One JSON object a line, in `<kind>/<file>.jsonl`; each form says on which side of the split it is.
 """

@@ -1,4 +1,4 @@
-"""What a person types to add to the starter collection.
+"""Schemas of the starter collection's files: what a person writes to add to it.
 
 A task is a YAML file, the categories are a table in another, and every other row is a line of JSON.
 """

@@ -1,1 +1,1 @@
-"""Tuning: examples -> token rows -> planned steps -> an objective's loss -> weights. One engine, many objectives."""
+"""Tuning: examples -> token rows -> planned steps -> an objective's loss -> weights, by one engine for all."""

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: masters, optimiser and a few scalars, whole or not there, checked by hash.
+"""Checkpoints to resume from: masters, optimiser and a few scalars, written whole or not at all, and hashed.
 
 Order of examples, learning rate and random draws are functions of the step, so nothing else needs saving.
 """
