@@ -134,15 +134,15 @@ def test_a_damaged_line_is_named_by_file_and_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     path = run / "eval" / "heldout.before.jsonl"
     path.write_text("{broken\n" + path.read_text("utf-8"), "utf-8")
-    where = re.escape(f"{path}:1: not a line of JSON")
-    with pytest.raises(DataError, match=rf"{where}: .*\n  do this: delete the stage's folder and run again"):
+    where = re.escape(f"{path}:1: not a sample of an evaluation")
+    with pytest.raises(DataError, match=rf"{where}: .*\n  do this: .*delete it and run again"):
         collect(run)
 
 
 def test_a_missing_file_of_a_finished_stage(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "eval" / "heldout.after.jsonl").unlink()
-    with pytest.raises(DataError, match=r"heldout\.after\.jsonl: cannot read it"):
+    with pytest.raises(DataError, match=r"heldout\.after\.jsonl: cannot read the evaluation log"):
         collect(run)
 
 

@@ -18,9 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from shinan.core.dataset import Manifest, write_manifest
 from shinan.core.errors import RunError
+from shinan.evaluate.results import compare_samples
 from shinan.report.collect import Report, collect
 from shinan.report.html import endings, render, showcase, write_report
+from tests.evaluate.answers import answer
 from tests.report.fake_run import ALL, make_run
 
 _BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -248,3 +251,23 @@ def test_in_a_browser_the_page_is_never_wider_than_the_window(tmp_path: Path, wi
     with _server(tmp_path) as (address, _):
         tree = _browse(f"{address}/frame.html", tmp_path / "profile")
     assert f"<title>{width}</title>" in tree
+
+
+def test_what_could_not_be_scored_and_what_one_task_can_tell_is_said(tmp_path: Path) -> None:
+    """What `evaluate` makes of one task, an unscored category and an unscored metric can be read and shown."""
+    run = make_run(tmp_path / "run")
+    before, after = (
+        [answer(f"a#{i}", {"exact_match": score, "verified": None}, task="only", category="sums") for i in range(2)]
+        + [answer("a#2", {"exact_match": None, "verified": None}, task="lost", category="word_forms")]
+        for score in (0, 1)
+    )
+    facts = compare_samples(before, after, ["exact_match", "verified"], task="heldout", seed=0)
+    write_manifest(run / "stages" / "compare", Manifest("compare", "compare", "b2:1", facts=facts))
+    report = collect(run)
+    assert [c.metric for c in report.comparisons] == ["exact_match"]
+    assert [c.category for c in report.categories] == ["sums"]
+    text = _Page(render(report)).text
+    assert "No item of heldout could be scored in verified (of 3): it is in no table and no chart." in text
+    assert "No item of word forms (heldout) could be scored in exact match (of 1)" in text
+    assert "All items of heldout belong to one task: the interval speaks of other items of that task" in text
+    assert "In a category of one task, the interval speaks of other items of that task." in text

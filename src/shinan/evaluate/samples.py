@@ -49,18 +49,20 @@ class Sample:
 
 def read_samples(path: Path) -> list[Sample]:
     """All samples of a log. Raises DataError for a file that is missing or not a log, naming the line."""
+    fix = "name a log of `shinan run` or `shinan eval`; if it is damaged, delete it and run again"
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"cannot read the evaluation log: {why}", where=str(path)) from error
+        raise DataError(f"cannot read the evaluation log: {why}", where=str(path), fix=fix) from error
     samples = []
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         try:
             value = json.loads(line)
             samples.append(Sample(**value | {"targets": tuple(value["targets"])}))
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"not a sample of an evaluation: {error}", where=f"{path}:{number}") from error
+            where = f"{path}:{number}"
+            raise DataError(f"not a sample of an evaluation: {error}", where=where, fix=fix) from error
     return samples
 
 

@@ -170,9 +170,7 @@ def caveats(report: Report) -> list[str]:
     for lost in report.unscored:
         what = f"{lost.category.replace('_', ' ')} ({lost.task})" if lost.category else lost.task
         metric = wording.metric_name(lost.metric)
-        said.append(
-            f"None of the {lost.n} items of {what} could be scored in {metric}: it is in no table and no chart."
-        )
+        said.append(f"No item of {what} could be scored in {metric} (of {lost.n}): it is in no table and no chart.")
     if any(c.clustered_by == "item" for c in report.categories):
         said.append("In a category of one task, the interval speaks of other items of that task.")
     if any(c.metric.startswith("rouge") for c in report.comparisons):
