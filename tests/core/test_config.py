@@ -123,10 +123,11 @@ class TestValues:
         with pytest.raises(ConfigError):
             parse_yaml(text)
 
-    def test_aliases_of_aliases_take_no_time(self) -> None:
-        lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40))]
+    def test_aliases_of_aliases_are_followed_once(self) -> None:
+        lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 6))]
         document = parse_yaml("\n".join(lines), "r.yaml")
-        assert document.where(("a39", 3, 3)) == "r.yaml:40: a39.3.3"
+        assert len(document.places) < 20  # of 66,430 paths to an x
+        assert document.where(("a5", 3, 3)) == "r.yaml:6: a5.3.3"
 
     def test_a_list_that_holds_itself(self) -> None:
         assert told("name: &a [*a]\n") == "r.yaml:1: name: Input should be a valid string (got [[...]])"

@@ -64,6 +64,14 @@ class TestGreedy:
         assert [reply.ids for reply in apart] == [reply.ids for reply in together]
         assert [reply.ids for reply in together[:3]] == [reply.ids for reply in reversed(together[3:])]
 
+    def test_prompts_of_like_length_share_a_batch(self, local: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+        batches: list[list[int]] = []
+        monkeypatch.setattr(
+            "shinan.models.local.decode", lambda _, rows: batches.append([len(row.prompt) for row in rows])
+        )
+        replace(local, batch_size=2).generate([Request(prompt="a" * n) for n in (3, 40, 5, 41, 4)])
+        assert batches == [[42, 41], [6, 5], [4]]  # with bos
+
 
 class TestStops:
     def test_a_stop_string_ends_the_reply_and_is_cut(self, local: LocalGenerator) -> None:
