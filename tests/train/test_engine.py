@@ -253,3 +253,9 @@ def test_lora_starts_the_same_for_the_same_seed(fresh: Callable[..., Any]) -> No
 def test_lora_settings_without_lora_are_refused() -> None:
     with pytest.raises(ValueError, match="no effect"):
         TuneSettings(method="full", lora=LoraSettings(rank=4))
+
+
+def test_the_default_rate_is_the_methods() -> None:
+    assert TuneSettings().learning_rate == 5e-4
+    assert TuneSettings(method="full").learning_rate == 5e-5
+    assert TuneSettings(method="full", learning_rate=1e-5).learning_rate == 1e-5

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from shinan.core.config import Config
 
+_RATES = {"lora": 5e-4, "full": 5e-5}
+
 
 class LoraSettings(Config):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685)."""
@@ -39,8 +41,8 @@ class TuneSettings(Config):
     """Padded tokens per forward pass: lower it if memory runs out. The gradient does not depend on it."""
     max_tokens: int = Field(1024, gt=1)
     """Longer examples are dropped with the reason `too_long`, never cut."""
-    learning_rate: float = Field(5e-4, gt=0)
-    """Peak learning rate."""
+    learning_rate: float = Field(_RATES["lora"], gt=0)
+    """Peak learning rate; by default 5e-4 with `lora`, 5e-5 with `full`, which diverges at LoRA's rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after warm-up; cosine and linear end at 0."""
     warmup: float = Field(0.05, ge=0, lt=1)
@@ -60,14 +62,14 @@ class TuneSettings(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _lora_goes_with_lora(cls, data: Any) -> Any:
+    def _defaults_of_the_method(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         if data.get("method", "lora") == "lora":
-            return {"lora": {}} | data
+            return {"lora": {}, "learning_rate": _RATES["lora"]} | data
         if data.get("lora") is not None:
             raise ValueError("`lora:` has no effect with `method: full`; remove it or choose `method: lora`")
-        return data
+        return {"learning_rate": _RATES["full"]} | data
 
     @property
     def adapter(self) -> LoraSettings:
