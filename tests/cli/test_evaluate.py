@@ -7,8 +7,9 @@ import pytest
 
 from shinan.core.errors import DataError
 from shinan.evaluate.samples import read_samples
-from shinan.recipe.measure import HELDOUT, items_of
+from shinan.recipe.measure import HELDOUT
 from shinan.recipe.schema import EvalTask, load_recipe
+from shinan.recipe.stages import items_of
 from tests.cli.conftest import Shinan
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"

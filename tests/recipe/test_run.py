@@ -8,14 +8,16 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from subprocess import TimeoutExpired
 
 import pytest
+import torch
 
 from shinan.core.dataset import read_manifest
 from shinan.core.errors import ConfigError, DataError, RunError
-from shinan.recipe.run import preview, run
+from shinan.recipe.run import decide, preview, run, write_plan
 from shinan.recipe.schema import load_recipe
 from tests.recipe.tiny_recipe import RECIPE, start, write_recipe
 
@@ -204,3 +206,36 @@ def test_an_unwritable_folder_is_a_sentence(tmp_path: Path, cache: Path, monkeyp
     (tmp_path / "tiny").write_text("in the way", "utf-8")
     with _cache(monkeypatch, cache), pytest.raises(RunError, match="cannot write"):
         run(load_recipe(write_recipe(tmp_path)), tmp_path / "tiny")
+
+
+def test_evaluation_items_never_train_unless_that_is_switched_off(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaky = RECIPE.replace("split: train", "split: heldout").replace("limit: 24", "limit: 6")
+    with _cache(monkeypatch, cache):
+        with pytest.raises(DataError, match="no row is left after curation: 6 seen, dropped for overlap 6"):
+            run(load_recipe(write_recipe(tmp_path, leaky)), tmp_path / "tiny")
+        run(load_recipe(write_recipe(tmp_path, leaky), ["decontaminate=false"]), tmp_path / "tiny")
+    manifest = read_manifest(tmp_path / "tiny" / "stages" / "curate")
+    assert manifest is not None
+    assert manifest.tally["kept"] == 6
+
+
+def test_a_dtype_that_was_asked_for_is_not_kept_as_the_probes(
+    tmp_path: Path, tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shinan.recipe.run.probe_dtype", lambda device: torch.bfloat16)
+    path, folder = write_recipe(tmp_path), tmp_path / "run"
+    folder.mkdir()
+    for overrides, expected in (
+        (["tune.precision=fp32"], "float32"),
+        ([], "bfloat16"),
+        (["tune.precision=fp32"], "float32"),
+    ):
+        recipe = load_recipe(path, overrides)
+        setting = decide(recipe, tiny_decoder, folder)
+        assert setting.dtype == expected
+        write_plan(folder, recipe, setting, [], {})
+    monkeypatch.setattr("shinan.recipe.run.probe_dtype", lambda device: torch.float32)
+    write_plan(folder, load_recipe(path), replace(setting, dtype="bfloat16"), [], {})
+    assert decide(load_recipe(path), tiny_decoder, folder).dtype == "bfloat16"  # begun in bf16: goes on in it

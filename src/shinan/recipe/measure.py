@@ -9,22 +9,18 @@ from typing import Any
 
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import DataError, RunError
-from shinan.core.example import Example
 from shinan.core.hashing import content_hash, derive_seed
-from shinan.core.registry import bind
 from shinan.evaluate.results import best_style, compare_samples
-from shinan.evaluate.run import Ask, as_items, evaluate
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import Card, load_card
 from shinan.models.chat import chat_format, default_format
-from shinan.models.local import LocalGenerator
 from shinan.models.precision import default_device, probe_dtype
 from shinan.models.tokenizer import Tokenizer
 from shinan.recipe.lock import locked
 from shinan.recipe.named import model_folder
 from shinan.recipe.plan import Setting
-from shinan.recipe.schema import EvalTask, bound, import_rooms
-from shinan.recipe.stages import PLAIN, loaded
+from shinan.recipe.schema import EvalTask, import_rooms
+from shinan.recipe.stages import PLAIN, ask, generators_of, items_of, loaded
 
 # The held-out items of recipes/quickstart.yaml, so that any model can be compared with a run of it.
 HELDOUT = EvalTask.model_validate(
@@ -32,12 +28,6 @@ HELDOUT = EvalTask.model_validate(
 )
 _NOTE = "eval.json"
 _SIDES = (".after", ".before")
-
-
-def items_of(task: EvalTask, seed: int) -> list[Example]:
-    """The items of a task, the same that a run with this seed asks (see `evaluate.run.as_items`)."""
-    import_rooms()
-    return as_items(bound("build", task)(derive_seed(seed, "items", task.id)))
 
 
 def measure(
@@ -53,6 +43,7 @@ def measure(
     path = model_folder(model)
     card, tokenizer = load_card(path), Tokenizer.load(path)
     styles = _styles(card, tokenizer, chat)
+    import_rooms()
     items = {task.id: items_of(task, seed) for task in tasks}
     asked = {
         "model": card.name,
@@ -64,13 +55,12 @@ def measure(
     with locked(_own(folder)):
         setting = _begin(folder, asked, card, styles[0])
         with loaded(path, setting) as weights:
-            asks = [Ask(style, LocalGenerator(card.name, weights, chat_format(style, tokenizer))) for style in styles]
+            asks = generators_of(path, weights, styles)
             return {
-                task.id: evaluate(
+                task.id: ask(
+                    task,
                     items[task.id],
                     asks,
-                    {metric: bind("scorer", metric, {})() for metric in task.metrics},
-                    max_new_tokens=task.max_new_tokens,
                     log=folder / "eval" / f"{task.id}.jsonl",
                     key=content_hash([asked, setting.dtype, setting.device, task.id]),
                     what=f"asking {card.name}",

@@ -29,11 +29,10 @@ from shinan.core.errors import RunError
 from shinan.core.progress import clock_text
 from shinan.core.store import Store, cache_root
 from shinan.models.card import load_card
-from shinan.models.chat import chat_format, default_format
 from shinan.models.precision import default_device, probe_dtype
 from shinan.models.sources import resolve
-from shinan.models.tokenizer import Tokenizer
 from shinan.recipe.lock import locked
+from shinan.recipe.named import chat_of
 from shinan.recipe.plan import Setting, Stage, State, plan, state_of, states
 from shinan.recipe.schema import Recipe
 from shinan.recipe.stages import WORK, Room
@@ -53,7 +52,7 @@ def run(recipe: Recipe, folder: Path) -> Path:
         model = resolve(recipe.model)
         setting = decide(recipe, model, folder)
         stages = plan(recipe, setting)
-        _write_plan(folder, recipe, setting, stages, states(stages, folder, store))
+        write_plan(folder, recipe, setting, stages, states(stages, folder, store))
         torch.use_deterministic_algorithms(True)
         room = Room(recipe, setting, folder, model)
         for number, stage in enumerate(stages, 1):
@@ -73,19 +72,15 @@ def preview(recipe: Recipe, folder: Path) -> list[tuple[Stage, State]]:
 
 def decide(recipe: Recipe, model: Path, folder: Path) -> Setting:
     """Chat format, number format and device: as plan.json says if the run was begun before, else decided now."""
-    card = load_card(model)
-    tokenizer = Tokenizer.load(model)
-    named = recipe.chat or card.chat
-    chat = chat_format(named, tokenizer) if named else default_format(tokenizer)
     try:
-        begun = json.loads((folder / "plan.json").read_text("utf-8"))["setting"]
+        begun = json.loads((folder / "plan.json").read_text("utf-8"))["probe"]
     except (OSError, ValueError, KeyError, TypeError):
         begun = {}
     device = begun.get("device") or default_device().type
     dtype = _DTYPES.get(recipe.tune.precision) or begun.get("dtype")
     if dtype is None:
         dtype = str(probe_dtype(torch.device(device))).removeprefix("torch.")
-    return Setting(card.fingerprint, chat.name, dtype, device)
+    return Setting(load_card(model).fingerprint, chat_of(model, recipe.chat).name, dtype, device)
 
 
 def _bring(stage: Stage, state: State, room: Room, store: Store) -> None:
@@ -135,15 +130,18 @@ def _adopt(source: Path, target: Path) -> None:
                 shutil.copy2(source / name, path)
 
 
-def _write_plan(folder: Path, recipe: Recipe, setting: Setting, stages: list[Stage], found: dict[str, State]) -> None:
+def write_plan(folder: Path, recipe: Recipe, setting: Setting, stages: list[Stage], found: dict[str, State]) -> None:
+    """Write recipe.yaml (resolved) and plan.json: what runs, why, and what the probe chose for this folder."""
     resolved = recipe.model_dump(mode="json", by_alias=True)
     write_atomic(folder / "recipe.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     table = [
         {"id": s.id, "use": s.use, "key": s.key, "status": found[s.id].status, "why": found[s.id].why} for s in stages
     ]
+    # A dtype that the recipe names is not kept as the probe's: without it the probe is asked again.
+    probe = {"device": setting.device} | ({"dtype": setting.dtype} if recipe.tune.precision == "auto" else {})
     document = {
         "setting": asdict(setting),
-        "probe": {"dtype": setting.dtype, "device": setting.device},
+        "probe": probe,
         "versions": _versions(),
         "machine": _machine(setting),
         "stages": table,

@@ -14,13 +14,14 @@ import torch
 
 from shinan.core.dataset import new_folder, read_rows, write_rows
 from shinan.core.errors import DataError
+from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import bind
 from shinan.curate.overlap import overlap
 from shinan.curate.run import curate
 from shinan.evaluate.results import best_style, compare_samples, means
 from shinan.evaluate.run import Ask, as_items, evaluate
-from shinan.evaluate.samples import read_samples
+from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import load_card
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model, save_model
@@ -72,9 +73,7 @@ def _build(room: Room, stage: Stage, out: Path) -> Outcome:
 
 
 def _items(room: Room, stage: Stage, out: Path) -> Outcome:
-    task = _task(room, stage)
-    items = as_items(bound("build", task)(derive_seed(room.recipe.seed, "items", task.id)))
-    return Outcome(write_rows(out, items).to_dict())
+    return Outcome(write_rows(out, items_of(_task(room, stage), room.recipe.seed)).to_dict())
 
 
 def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -113,20 +112,11 @@ def _after(room: Room, stage: Stage, out: Path) -> Outcome:
 def _ask(room: Room, stage: Stage, model: Path, styles: Sequence[str], side: str) -> tuple[dict[str, Any], Path]:
     task = _task(room, stage)
     log = room.folder / "eval" / f"{task.id}.{side}.jsonl"
-    tokenizer = Tokenizer.load(model)
-    name = load_card(model).name
+    items = read_rows(room.stage(f"items.{task.id}"))
     with loaded(model, room.setting) as weights:
-        asks = [Ask(style, LocalGenerator(name, weights, chat_format(style, tokenizer))) for style in styles]
-        samples = evaluate(
-            read_rows(room.stage(f"items.{task.id}")),
-            asks,
-            {metric: bind("scorer", metric, {})() for metric in task.metrics},
-            max_new_tokens=task.max_new_tokens,
-            log=log,
-            key=stage.key,
-            what=f"asking {side} tuning",
-        )
-    return {"n": len(samples) // len(styles), "model": name}, log
+        generators = generators_of(model, weights, styles)
+        samples = ask(task, items, generators, log=log, key=stage.key, what=f"asking {side} tuning")
+    return {"n": len(samples) // len(styles), "model": load_card(model).name}, log
 
 
 def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -194,6 +184,25 @@ def loaded(folder: Path, setting: Setting) -> Iterator[Any]:
     finally:
         del model
         gc.collect()
+
+
+def items_of(task: EvalTask, seed: int) -> list[Example]:
+    """The items of a task in a run with this seed (see `evaluate.run.as_items`)."""
+    return as_items(bound("build", task)(derive_seed(seed, "items", task.id)))
+
+
+def generators_of(folder: Path, weights: Any, styles: Sequence[str]) -> list[Ask]:
+    """A loaded model as generators, one for each chat format it is to be asked in."""
+    tokenizer, name = Tokenizer.load(folder), load_card(folder).name
+    return [Ask(style, LocalGenerator(name, weights, chat_format(style, tokenizer))) for style in styles]
+
+
+def ask(
+    task: EvalTask, items: Sequence[Example], asks: Sequence[Ask], *, log: Path, key: str, what: str
+) -> list[Sample]:
+    """`evaluate.run.evaluate` with the metrics and the reply length of a recipe's task."""
+    scorers = {metric: bind("scorer", metric, {})() for metric in task.metrics}
+    return evaluate(items, asks, scorers, max_new_tokens=task.max_new_tokens, log=log, key=key, what=what)
 
 
 def _task(room: Room, stage: Stage) -> EvalTask:
