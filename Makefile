@@ -3,7 +3,7 @@ PYTHON ?= python3
 # TORCH_INDEX: an extra package index, for CPU-only torch builds where the default index serves CUDA ones (README).
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-all check fix bench size
+.PHONY: demo test test-all promises check fix bench size
 
 demo: .venv/.run
 	.venv/bin/shinan run recipes/quickstart.yaml
@@ -14,6 +14,9 @@ test: check
 test-all: check
 	.venv/bin/python -m pytest
 
+promises: .venv/.dev
+	.venv/bin/python -m tests.promises
+
 check: .venv/.dev
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/ruff check --quiet .
@@ -23,8 +26,8 @@ fix: .venv/.dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: .venv/.dev
-	.venv/bin/python -m bench
+bench: .venv/.bench
+	.venv/bin/python -m bench --search --decoding
 
 size: .venv/.dev
 	.venv/bin/python -m bench.size
@@ -37,4 +40,8 @@ size: .venv/.dev
 
 .venv/.dev: .venv/.run
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/.bench: .venv/.dev
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	touch $@

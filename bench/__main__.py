@@ -1,136 +1,101 @@
-"""`make bench`: tuning and decoding on the real starter model, one JSON line a figure and a table last.
+"""`make bench`: tuning against TRL, and decoding against transformers, on the real starter model.
 
-    python -m bench [--rows N] [--items N]
+    python -m bench [WORKLOAD ...] [--method full lora] [--pairs N] [--max-rows N] [--search] [--peer PYTHON]
 
-Decoding is timed against transformers' own `generate` on the same prompts, in turn (A B A B), medians of the pairs.
+Every workload of performance.md is trained by both sides in processes of their own, in turn (A B A B), on the same
+tokens, labels, batches and order; ratios are medians of the pairs. One JSON line a figure, a table last, and all runs
+in `bench/results/NAME.json`. TRL's configuration is the fastest that `--search` finds, else the one that it found last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import torch
-
-from shinan.build.collection import collection
-from shinan.core.example import Example
-from shinan.models.chat import chat_format
-from shinan.models.checkpoint import load_model
-from shinan.models.generator import Request, Sampling
-from shinan.models.local import LocalGenerator
-from shinan.models.precision import default_device, probe_dtype
+from bench import decoding, workloads
+from bench.pairs import RESULTS, Config, Row, Trl, alternate, peer_version, rows, save, search, table
+from shinan.core.errors import ShinanError
+from shinan.models.chat import default_format
 from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
-from shinan.train import lora
-from shinan.train.engine import Places, fit
-from shinan.train.rows import tokenise
-from shinan.train.settings import TuneSettings
-from shinan.train.sft import sft
 
 MODEL = "starter:gemma-3-270m"
-RESULTS = Path(__file__).parent / "results"
-Figure = dict[str, Any]
+TARGETS = {"unique": 9.0, "shared": 40.0, "pairs": 8.0}  # tokens/s over TRL's, by kind of workload (performance.md)
+MEMORY = {"full": 0.75, "lora": None}
+BEST: Config = {"loss": "chunked", "batching": "plain", "precision": "bf16-weights"}  # as performance.md found
 
 
 def main() -> None:
-    """Run both workloads, write `bench/results/spine.json`."""
+    """Run what was asked for, workload after workload; every finished one is saved at once."""
+    chosen = _options()
+    model = resolve(MODEL)
+    made: list[Row] = []
+    try:
+        for name in chosen.workload:
+            for method in chosen.method:
+                made += _tuning(model, name, method, chosen)
+        if chosen.decoding:
+            found = decoding.measure(model)
+            save("decoding", found)
+            made += found
+    except ShinanError as error:
+        sys.exit(str(error))
+    for row in made:
+        print(json.dumps(asdict(row)))
+    print(f"\n{table(made)}")
+
+
+def _tuning(model: Path, name: str, method: str, chosen: argparse.Namespace) -> list[Row]:
+    with TemporaryDirectory() as place:
+        path = Path(place) / f"{name}.json"
+        workload = workloads.build(name, default_format(Tokenizer.load(model)), workloads.data_folder())
+        workloads.save(workload, path)
+        print(f"{name}, {method}: {workload.counts()}", file=sys.stderr)
+        peer = Trl(chosen.peer, path, model, method, chosen.max_rows)
+        config = _best(peer, f"search-{workload.kind}-{method}", chosen.search)
+        pairs = alternate(_ours(path, model, method, chosen), peer.command(config), chosen.pairs)
+    targets = {"tokens_per_second": TARGETS[name.removesuffix("-long")], "peak_gb": MEMORY[method]}
+    found = rows(f"{name}, {method}", pairs, peer_version(pairs[0][1]), targets)
+    save(f"{name}-{method}", found, pairs=pairs)
+    return found
+
+
+def _ours(path: Path, model: Path, method: str, chosen: argparse.Namespace) -> Sequence[str]:
+    command = [sys.executable, "-m", "bench.ours", str(path), str(model), "--method", method]
+    command += ["--max-rows", str(chosen.max_rows)] if chosen.max_rows else []
+    return [*command, "--compile"] if chosen.compile else command
+
+
+def _best(peer: Trl, name: str, again: bool) -> Config:
+    """TRL's fastest configuration for a kind of workload and a method."""
+    if again:
+        trials = search(peer)
+        save(name, [], trials=trials)
+    elif (RESULTS / f"{name}.json").exists():
+        trials = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))["trials"]
+    else:
+        return BEST
+    best: Config = trials[0]["config"]
+    return best
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=48, help="training rows")
-    parser.add_argument("--items", type=int, default=16, help="prompts to decode together")
-    options = parser.parse_args()
-    folder = resolve(MODEL)
-    device = default_device()
-    dtype = probe_dtype(device)
-    print(f"{MODEL}, {dtype}, {device}, {torch.get_num_threads()} threads, torch {version('torch')}", file=sys.stderr)
-    figures = [*_tuning(folder, dtype, device, options.rows), *_decoding(folder, dtype, device, options.items)]
-    machine = {"system": platform.platform(), "device": str(device), "threads": torch.get_num_threads()}
-    for figure in figures:
-        print(json.dumps(figure))
-    RESULTS.mkdir(exist_ok=True)
-    document = {"machine": machine, "versions": {"torch": version("torch")}, "figures": figures}
-    (RESULTS / "spine.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    print(f"\n{'workload':28} {'metric':12} {'ours':>9} {'peer':>9} {'ratio':>6}")
-    for f in figures:
-        peer = f"{f['peer']:9.1f} {f['ratio']:6.2f}" if "peer" in f else ""
-        print(f"{f['workload']:28} {f['metric']:12} {f['ours']:9.1f} {peer}")
-
-
-def _tuning(folder: Path, dtype: torch.dtype, device: torch.device, count: int) -> list[Figure]:
-    tokenizer = Tokenizer.load(folder)
-    examples: list[Example] = collection(0, split="train", languages=["en"], limit=count)
-    rows, _ = tokenise(examples, chat_format("alpaca", tokenizer), 1024)
-    figures = []
-    for method in ("lora", "full"):
-        settings = TuneSettings.model_validate({"method": method, "epochs": 1.0, "validation": 0.0})
-        model: Any = load_model(folder, dtype).to(device)
-        model = lora.wrap(model, settings.adapter, 0) if method == "lora" else model
-        with tempfile.TemporaryDirectory() as place:
-            places = Places(Path(place) / "states", Path(place) / "metrics.jsonl")
-            facts = fit(model, sft(), rows, settings, key="bench", seed=0, places=places).facts
-        figures.append(
-            {
-                "workload": f"sft {method}, batch 16",
-                "metric": "tokens/s",
-                "ours": facts["tokens_per_second"],
-                "n": facts["tokens"],
-                "labelled": facts["labelled_tokens"],
-            }
-        )
-    return figures
-
-
-def _decoding(folder: Path, dtype: torch.dtype, device: torch.device, count: int) -> list[Figure]:
-    model: Any = load_model(folder, dtype).to(device)
-    chat = chat_format("alpaca", Tokenizer.load(folder))
-    items = collection(0, split="heldout", languages=["en"], limit=count)
-    new = 48
-    requests = [Request(item.prompt, sampling=Sampling(new)) for item in items]
-    generator = LocalGenerator("bench", model, chat, batch_size=count)
-    prompts = [chat.render_prompt(item.prompt) for item in items]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-
-    def ours() -> int:
-        return sum(len(done.ids) for done in generator.generate(requests))
-
-    def peer() -> int:
-        out = model.generate(
-            ids, attention_mask=mask, max_new_tokens=new, do_sample=False, eos_token_id=chat.stop_ids[0]
-        )
-        return sum(_until(row, chat.stop_ids) for row in out[:, width:].tolist())
-
-    pairs = [(_rate(ours), _rate(peer)) for _ in range(3)]
-    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return [
-        {
-            "workload": f"greedy decoding, batch {count}",
-            "metric": "tokens/s",
-            "ours": mine,
-            "peer": theirs,
-            "peer_version": f"transformers {version('transformers')} generate",
-            "ratio": statistics.median(a / b for a, b in pairs),
-            "n": len(pairs),
-        }
-    ]
-
-
-def _rate(work: Callable[[], int]) -> float:
-    start = time.perf_counter()
-    return work() / (time.perf_counter() - start)
-
-
-def _until(row: list[int], stops: tuple[int, ...]) -> int:
-    return next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
+    names = [*TARGETS, *(f"{name}-long" for name in TARGETS)]
+    parser.add_argument("workload", nargs="*", choices=[*names, []], default=list(TARGETS))
+    parser.add_argument("--method", nargs="+", choices=("full", "lora"), default=["full", "lora"])
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
+    parser.add_argument("--max-rows", type=int, help="only the first rows of each workload")
+    parser.add_argument("--search", action="store_true", help="search TRL's fastest configuration first")
+    parser.add_argument("--compile", action="store_true", help="compile our blocks")
+    parser.add_argument("--decoding", action="store_true", help="also time decoding")
+    parser.add_argument("--peer", type=Path, default=Path(sys.executable), help="a Python that has TRL")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def test_languages_tasks_demonstrations_and_avoid() -> None:
     assert "No greetings" not in row.messages[0].text
 
 
+@pytest.mark.promise10
 def test_every_mistyped_name_is_told_with_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         collection(0, name="startr", languages=["jp"], tasks=["email_subject_lines"])
@@ -98,6 +99,7 @@ def test_a_kind_gives_its_rows_on_the_chosen_side(kind: Kind) -> None:
             assert {row.row for row in collection(0, kinds=[kind], split=split)} == expected
 
 
+@pytest.mark.promise8
 def test_what_measures_is_never_among_the_rows_for_training() -> None:
     rows = collection(0, kinds=["tasks", *KINDS])
     assert {row.tags["kind"] for row in rows} == {"tasks", "open_ended", "conversations", "safety"}
@@ -150,6 +152,7 @@ def test_a_mistyped_kind_is_told() -> None:
 LANGUAGES = "use one of: " + ", ".join(sorted({task.language for task in tasks()}))
 
 
+@pytest.mark.promise8
 def test_a_named_task_on_the_other_side_of_the_split_is_refused() -> None:
     expected = (
         "build.collection tasks: the task 'email_subject_line' is on the side 'heldout' of the split, not 'train'\n"

@@ -36,6 +36,7 @@ def test_a_limit_draws_by_seed_and_keeps_the_order(path: Path) -> None:
     assert len(file(1, path=str(path), limit=99)) == 20
 
 
+@pytest.mark.promise10
 def test_a_mistyped_shape_or_path_is_told_with_the_nearest(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no shape is named 'alpacca'\n  do this: did you mean 'alpaca'\?"):
         file(0, path=str(path), shape="alpacca")
@@ -43,6 +44,7 @@ def test_a_mistyped_shape_or_path_is_told_with_the_nearest(path: Path) -> None:
         file(0, path=str(path.with_name("number.jsonl")))
 
 
+@pytest.mark.promise10
 def test_a_row_of_another_shape_is_told_with_its_line(path: Path) -> None:
     with path.open("a", encoding="utf-8") as stream:
         stream.write('{"instruction": "Say 20."}\n')

@@ -31,7 +31,7 @@ evaluate:
 ROWS = [
     *({"instruction": f"Write the number {n}.", "output": f"{n}"} for n in range(8)),
     {"instruction": "Write the number 3.", "output": "3"},  # a duplicate
-    {"instruction": "Write a lot.", "output": "word " * 80},  # too long to tune on
+    {"instruction": "Write a " + "very " * 80 + "small number.", "output": "0"},  # too long to tune on
 ]
 
 

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from shinan.core.dataset import read_manifest
 from shinan.recipe.measure import compare_logs
 from tests.cli.conftest import Shinan
@@ -47,6 +49,7 @@ def test_two_logs(place: Path, shinan: Shinan) -> None:
     assert remark.startswith("b, exact match (alpaca): 2 better, 0 worse, 1 the same; 1 more could not be scored; ")
 
 
+@pytest.mark.promise6
 def test_each_side_is_taken_in_its_best_format(place: Path) -> None:
     before = write_log(write_log(place / "a.jsonl", [0, 0], style="gemma"), [1, 0], style="plain")
     after = write_log(write_log(place / "b.jsonl", [1, 1], style="gemma"), [1, 0], style="plain")
@@ -69,6 +72,7 @@ def test_two_folders_share_tasks(place: Path, shinan: Shinan) -> None:
     assert "the two share no evaluation task (one and two)" in none.err
 
 
+@pytest.mark.promise6
 def test_different_items_are_told(place: Path, shinan: Shinan) -> None:
     write_log(place / "a.jsonl", [0, 0])
     write_log(place / "more.jsonl", [0, 0, 1])
@@ -90,6 +94,7 @@ def test_what_cannot_be_compared_is_explained(place: Path, shinan: Shinan) -> No
     assert "nowhere: there are no evaluated answers here" in shinan("compare", "a.jsonl", "nowhere").err
 
 
+@pytest.mark.promise6
 def test_a_run_compared_by_hand_agrees_with_its_own_comparison(mine: Path) -> None:
     manifest = read_manifest(mine / "runs/mini/stages/compare")
     assert manifest

@@ -38,6 +38,7 @@ def test_the_machine_is_described(place: Path, shinan: Shinan, monkeypatch: pyte
     assert not (place / "cache").exists()  # looking changes nothing
 
 
+@pytest.mark.promise10
 def test_what_will_not_do_is_told_with_what_to_do(place: Path, shinan: Shinan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_NEEDED", ("no-such-package",))
     monkeypatch.setattr(doctor, "_ROOM", float("inf"))
@@ -55,11 +56,12 @@ def test_what_will_not_do_is_told_with_what_to_do(place: Path, shinan: Shinan, m
 def test_a_whole_run_is_found_whole(mine: Path, shinan: Shinan) -> None:
     found = verify(mine / "runs/mini")
     assert all(finding.ok for finding in found)
-    assert found[0].what.startswith(("build", "items"))
+    assert found[0].what.startswith(("audit", "build", "items"))
     assert {finding.what for finding in found} == {path.name for path in (mine / "runs/mini/stages").iterdir()}
     assert shinan("doctor", "runs/mini").code == 0
 
 
+@pytest.mark.promise10
 def test_a_changed_bit_and_a_missing_file_are_told_with_their_stage(mine: Path, shinan: Shinan) -> None:
     flip(mine / "runs/mini/checkpoints/best/model.safetensors")
     (mine / "runs/mini/eval/heldout.before.jsonl").unlink()
@@ -72,6 +74,7 @@ def test_a_changed_bit_and_a_missing_file_are_told_with_their_stage(mine: Path, 
     assert "evaluate.heldout.before: eval/heldout.before.jsonl is missing\n" in done.out
 
 
+@pytest.mark.promise10
 def test_the_advice_mends_the_run_also_where_two_runs_share_the_file(mine: Path, shinan: Shinan) -> None:
     run, twin = mine / "runs/mini/stages/curate", mine / "runs/twin/stages/curate"
     twin.mkdir(parents=True)

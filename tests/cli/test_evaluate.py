@@ -15,6 +15,7 @@ from tests.cli.conftest import Shinan
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
+@pytest.mark.promise4
 def test_a_tuned_model_answers_as_it_did_in_its_run(mine: Path, shinan: Shinan) -> None:
     """Same items, prompts, model and decoding: the same samples, to the last byte."""
     done = shinan("eval", "runs/mini", "--recipe", "mini.yaml")
@@ -40,6 +41,7 @@ def test_a_base_model_is_asked_in_two_formats_and_an_interrupted_evaluation_goes
     assert json.loads((mine / "runs/base/eval.json").read_text("utf-8"))["asked"]["styles"] == ["gemma", "plain"]
 
 
+@pytest.mark.promise10
 def test_another_evaluation_is_not_written_over(mine: Path, shinan: Shinan) -> None:
     assert shinan("eval", "tiny:decoder", "--recipe", "mini.yaml", "--name", "base", "--chat", "alpaca").code == 0
     log = mine / "runs/base/eval/heldout.jsonl"

@@ -25,7 +25,7 @@ def test_commands_stand_in_the_order_of_a_day(shinan: Shinan) -> None:
     assert done.code == 0
     shown = re.findall(r"^│ ([a-z]+) ", done.out, re.MULTILINE)
     assert shown == list(_COMMANDS)
-    assert shown[:5] == ["new", "models", "peek", "plan", "run"]
+    assert shown[:6] == ["new", "models", "peek", "plan", "check", "run"]
 
 
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
@@ -43,6 +43,7 @@ def test_each_command_shows_an_example_that_it_understands(shinan: Shinan, comma
     step.make_context("shinan", words[len(command) :])  # parses every word, or raises
 
 
+@pytest.mark.promise10
 def test_a_mistyped_command_or_option_gets_the_nearest(shinan: Shinan) -> None:
     command = shinan("pek", "x")
     assert command.code == 2
@@ -52,6 +53,7 @@ def test_a_mistyped_command_or_option_gets_the_nearest(shinan: Shinan) -> None:
     assert "--from" in option.err
 
 
+@pytest.mark.promise10
 def test_an_error_is_a_sentence_without_a_traceback(shinan: Shinan) -> None:
     done = shinan("peek", "no-such-file.jsonl")
     assert done.code == 1
@@ -69,6 +71,7 @@ def test_our_own_mistakes_keep_their_traceback(shinan: Shinan, monkeypatch: pyte
         shinan("new", "x")
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [

@@ -40,6 +40,7 @@ def test_the_examples_in_recipes_are_what_new_writes(place: Path, shinan: Shinan
     assert (RECIPES / f"{template}.yaml").read_text("utf-8") == (place / f"{template}.yaml").read_text("utf-8")
 
 
+@pytest.mark.promise10
 def test_nothing_is_written_over(place: Path, shinan: Shinan) -> None:
     (place / "mine.yaml").write_text("precious", "utf-8")
     done = shinan("new", "mine.yaml")
@@ -51,6 +52,7 @@ def test_nothing_is_written_over(place: Path, shinan: Shinan) -> None:
     assert (place / "mine.yaml").read_text("utf-8") == "precious"
 
 
+@pytest.mark.promise10
 def test_bad_names_and_templates_are_explained(place: Path, shinan: Shinan) -> None:
     name = shinan("new", "My Recipe")
     assert name.code == 1

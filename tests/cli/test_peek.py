@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shinan.cli.peek import _tokens
+from shinan.cli.peek import tokens
 from shinan.core.example import Example, assistant, user
 from shinan.recipe.named import chat_of, rows_of
 from shinan.starter import card, row_examples, tasks
@@ -62,6 +62,7 @@ def test_one_row(shinan: Shinan) -> None:
     assert f"they begin with {source}#0" in missing.err
 
 
+@pytest.mark.promise1
 def test_kept_and_dropped_rows_of_a_stage(shinan: Shinan, made: Made) -> None:
     stage = made.runs / "mini" / "stages" / "curate"
     assert f"9 of 9 rows of {stage}" in shinan("peek", stage, "-n", "50").out
@@ -83,6 +84,7 @@ def test_what_holds_no_rows_is_explained(shinan: Shinan, made: Made) -> None:
     assert shinan("peek", "rows.jsonl", "--chat", "gemma").code == 2
 
 
+@pytest.mark.promise5
 def test_tokens_of_a_row_with_the_trained_ones_marked(mine: Path, shinan: Shinan) -> None:
     """One token a byte; the terminator of the reply is trained."""
     done = shinan("peek", "runs/mini/stages/curate", "--row", "7", "--model", "runs/mini")
@@ -99,9 +101,10 @@ def test_tokens_of_a_row_with_the_trained_ones_marked(mine: Path, shinan: Shinan
     )
 
 
+@pytest.mark.promise5
 def test_trained_tokens_are_green_where_there_is_colour(made: Made) -> None:
     chat = chat_of(made.runs / "mini" / "checkpoints" / "best", None)
-    text = _tokens(Example((user("a"), assistant("b"), user("c"), assistant("d"))), chat, marked=False)
+    text = tokens(Example((user("a"), assistant("b"), user("c"), assistant("d"))), chat, marked=False)
     green = "".join(text.plain[span.start : span.end] for span in text.spans if span.style == "bold green")
     assert green == "b<end_of_turn>d<end_of_turn>"
     assert "⟦" not in text.plain
@@ -110,5 +113,5 @@ def test_trained_tokens_are_green_where_there_is_colour(made: Made) -> None:
 @pytest.mark.parametrize("messages", [(user("a"), user("b")), (user("a"), assistant(" "))])
 def test_a_row_that_cannot_be_written_says_why(made: Made, messages: tuple[object, ...]) -> None:
     chat = chat_of(made.runs / "mini" / "checkpoints" / "best", None)
-    text = _tokens(Example(messages), chat, marked=True)  # type: ignore[arg-type]
+    text = tokens(Example(messages), chat, marked=True)  # type: ignore[arg-type]
     assert text.plain.startswith("cannot be written in the format gemma: message 2")

@@ -118,6 +118,7 @@ class TestValues:
         with pytest.raises(ConfigError, match=r"t\.yaml: not valid YAML: "):
             parse_yaml(text, "t.yaml")
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize("text", ["[" * 3000, "a: " * 50 + "{" * 3000])
     def test_deep_nesting_is_an_error_not_a_crash(self, text: str) -> None:
         with pytest.raises(ConfigError):
@@ -132,6 +133,7 @@ class TestValues:
     def test_a_list_that_holds_itself(self) -> None:
         assert told("name: &a [*a]\n") == "r.yaml:1: name: Input should be a valid string (got [[...]])"
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize(
         ("text", "sentence"),
         [
@@ -146,6 +148,7 @@ class TestValues:
     def test_broken_yaml_is_told_with_its_line(self, text: str, sentence: str) -> None:
         assert told(text).startswith(sentence)
 
+    @pytest.mark.promise10
     def test_keys_given_twice(self) -> None:
         assert told("a: {b: 1, b: 2}\nc:\n  - d: 1\n    e: 2\n    d: 3\na: 4\n") == (
             "r.yaml:1: a.b: this key is given twice\n  do this: keep one of the two\n"
@@ -154,6 +157,7 @@ class TestValues:
         )
 
 
+@pytest.mark.promise10
 @given(st.text(st.characters(exclude_categories=())) | st.text("ab01:-?[]{},&*!|>'\"%@#~<=. \n\t", max_size=40))
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_a_document_or_a_config_error(text: str) -> None:
@@ -175,6 +179,7 @@ def test_what_pyyaml_writes_with_quotes_and_tags_is_read_back(value: object) -> 
     assert parse_yaml(text).data == value
 
 
+@pytest.mark.promise10
 class TestProblems:
     def test_every_problem_is_told_at_its_line(self) -> None:
         text = (
@@ -290,6 +295,7 @@ class TestOverrides:
             "  do this: did you mean 'seed'?",
         ]
 
+    @pytest.mark.promise10
     def test_every_setting_that_leads_nowhere_is_told(self) -> None:
         wrong = ["sections.5.n=1", "sections.x.n=1", "name.first=b", "=1", "seed", "seed=[", "seed={b: 1, b: 2}"]
         found = told("name: a\nsections:\n  - n: 3\n", *wrong).splitlines()
@@ -310,6 +316,7 @@ class TestOverrides:
     def test_there_is_nothing_to_override(self, text: str) -> None:
         assert told(text, "seed=1").startswith("--set seed=1: no such place in the recipe")
 
+    @pytest.mark.promise10
     @given(st.lists(st.text("ab01.=-[]{}: ", max_size=12), max_size=3))
     @settings(max_examples=200, deadline=None)
     def test_any_setting_is_applied_or_a_config_error(self, overrides: list[str]) -> None:
@@ -328,6 +335,7 @@ class TestFiles:
         assert document.data == {"name": "a", "seed": "x"}
         assert document.where(("seed",)) == f"{path}:2: seed"
 
+    @pytest.mark.promise10
     def test_a_missing_file_names_the_nearest(self, tmp_path: Path) -> None:
         (tmp_path / "quickstart.yaml").touch()
         (tmp_path / "own-data.yml").touch()
@@ -339,6 +347,7 @@ class TestFiles:
         with pytest.raises(ConfigError, match=r"no such file$"):
             load_yaml(tmp_path / "nowhere" / "r.yaml")
 
+    @pytest.mark.promise10
     def test_what_cannot_be_read(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load_yaml(tmp_path)

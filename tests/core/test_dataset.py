@@ -51,6 +51,7 @@ def files_under(folder: Path) -> list[str]:
 
 
 class TestRows:
+    @pytest.mark.promise1
     @given(kept=st.lists(examples, max_size=3), lost=st.lists(examples, max_size=3), words=st.text(max_size=5))
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_through_the_file_and_back(
@@ -62,6 +63,7 @@ class TestRows:
         assert read_dropped(tmp_path) == dropped
         assert (tally.kept, tally.dropped.total(), tally.seen) == (len(kept), len(lost), len(kept) + len(lost))
 
+    @pytest.mark.promise1
     def test_the_tally_counts_reasons(self, tmp_path: Path) -> None:
         rows = [PAIR.at("a", i) for i in range(6)]
         verdicts = [Verdict.drop("too_long"), Verdict.drop("empty"), Verdict.drop("too_long", "9 words", "length")]
@@ -84,6 +86,7 @@ class TestRows:
         write_rows(folder, [replace(PAIR, task="other")])
         assert read_rows(folder)[0].task == "other"
 
+    @pytest.mark.promise10
     def test_half_a_surrogate_pair_is_told_with_its_row(self, tmp_path: Path) -> None:
         bad = Example((user("x \ud800"),), provenance=Provenance("b.jsonl", 4))
         with pytest.raises(DataError) as caught:
@@ -94,6 +97,7 @@ class TestRows:
         with pytest.raises(DataError, match=r"b\.jsonl#4: "):
             write_rows(tmp_path, [PAIR], [(PAIR, Verdict.drop("a")), (bad, Verdict.drop("b"))])
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
     def test_a_cut_file_is_an_error(self, tmp_path: Path, share: float) -> None:
         write_rows(tmp_path, [PAIR] * 20)
@@ -106,6 +110,7 @@ class TestRows:
             str(caught.value),
         )
 
+    @pytest.mark.promise10
     def test_a_flipped_byte_is_an_error_or_changes_nothing(self, tmp_path: Path) -> None:
         rows = [PAIR.at("a", i) for i in range(3)]
         write_rows(tmp_path, rows)
@@ -122,16 +127,19 @@ class TestRows:
                 assert len(found) == 3
         assert errors > 20
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize("read", [read_rows, read_dropped])
     def test_a_missing_file_is_an_error(self, tmp_path: Path, read: Callable[[Path], object]) -> None:
         with pytest.raises(DataError, match=r"\.parquet: cannot read it: .*No such file"):
             read(tmp_path)
 
+    @pytest.mark.promise10
     def test_a_table_of_someone_else_is_an_error(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"id": ["1"], "messages": [None], "text": ["a"]}), tmp_path / "data.parquet")
         with pytest.raises(DataError, match="no rows of shinan: it lacks the columns task, rejected, targets, choices"):
             read_rows(tmp_path)
 
+    @pytest.mark.promise10
     def test_a_row_changed_by_hand_is_an_error(self, tmp_path: Path) -> None:
         write_rows(tmp_path, [PAIR])
         table = pq.read_table(tmp_path / "data.parquet")
@@ -141,6 +149,7 @@ class TestRows:
             read_rows(tmp_path)
 
 
+@pytest.mark.promise10
 class TestWriteAtomic:
     def test_folders_are_made_and_text_is_utf_8(self, tmp_path: Path) -> None:
         write_atomic(tmp_path / "a" / "b" / "c.txt", "指南\n")
@@ -181,6 +190,7 @@ class TestWriteAtomic:
         assert files_under(tmp_path) == ["file", "folder"]
 
 
+@pytest.mark.promise10
 class TestNewFolder:
     def test_it_appears_at_the_end(self, tmp_path: Path) -> None:
         path = tmp_path / "runs" / "a"
@@ -214,6 +224,7 @@ class TestNewFolder:
             fail()
         assert files_under(tmp_path) == (["a", "a/old"] if before else [])
 
+    @pytest.mark.promise3
     def test_what_a_killed_run_left_beside_is_no_part_of_the_next(self, tmp_path: Path) -> None:
         (tmp_path / ".a.tmp").mkdir()
         (tmp_path / ".a.tmp" / "half").touch()
@@ -242,6 +253,7 @@ class TestNewFolder:
             (beside / "new").touch()
         assert files_under(tmp_path) == ["a", "a/old"]
 
+    @pytest.mark.promise3
     def test_a_kill_while_replacing_is_mended_by_the_next(self, tmp_path: Path) -> None:
         """The state between the two renames, as SIGKILL leaves it: the old folder is moved away, the new one beside."""
         for name in (".a.old", ".a.tmp"):
@@ -303,6 +315,7 @@ def _noise(n: int) -> Example:
     return Example((user(os.urandom(n).hex()),))
 
 
+@pytest.mark.promise10
 class TestFullDisk:
     def test_a_file(self, small_disk: Path) -> None:
         path = small_disk / "a.txt"
@@ -356,6 +369,7 @@ class TestManifest:
             (tmp_path / MANIFEST).write_text(text, "latin-1")
         assert read_manifest(tmp_path) is None
 
+    @pytest.mark.promise10
     def test_a_cut_manifest_is_none_at_every_length(self, tmp_path: Path) -> None:
         write_manifest(tmp_path, self.MADE)
         whole = (tmp_path / MANIFEST).read_bytes()

@@ -17,6 +17,8 @@ from shinan.core.errors import (
     nearest,
 )
 
+pytestmark = pytest.mark.promise10
+
 
 @pytest.mark.parametrize("kind", [DataError, ModelError, TrainingError, RunError])
 def test_every_kind_is_caught_as_one_family(kind: type[ShinanError]) -> None:

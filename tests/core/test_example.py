@@ -77,6 +77,7 @@ class TestText:
     def test_plain_text_parts_are_joined_as_they_are(self, pieces: list[str]) -> None:
         assert join_parts(Part(piece) for piece in pieces) == "".join(pieces)
 
+    @pytest.mark.promise5
     def test_only_assistant_turns_are_trained_unless_told(self) -> None:
         assert [system("s").trained, user("u").trained, assistant("a").trained] == [False, False, True]
         assert not assistant("a", train=False).trained

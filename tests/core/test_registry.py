@@ -57,6 +57,7 @@ class TestBinding:
             "  do this: use one of: limit",
         ]
 
+    @pytest.mark.promise10
     def test_every_wrong_parameter_is_told(self) -> None:
         register("check", "sized")(sized)
         wrong = {"siez": 3, "unit": "lines", "only": ["a", 1]}
@@ -81,6 +82,7 @@ class TestBinding:
         register("check", "sized")(sized)
         assert told(lambda: bind("check", "sized", {"size": size})) == [sentence]
 
+    @pytest.mark.promise10
     def test_an_unknown_name(self) -> None:
         register("check", "sized")(sized)
         register("scorer", "other")(sized)
@@ -174,6 +176,7 @@ class TestPlugins:
         assert (bound(), bound.component.summary, bound.identity()["version"]) == ("over 0.25", "Drops loud rows.", 2)
         assert told(lambda: bind("check", "shoutin", {}))[1] == "  do this: did you mean 'shouting'?"
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize(
         ("code", "why"),
         [

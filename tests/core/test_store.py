@@ -105,6 +105,7 @@ def test_an_index_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:
         assert db.execute("PRAGMA user_version").fetchone() == (7,)
 
 
+@pytest.mark.promise10
 def test_a_damaged_index(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     path.write_bytes(b"no database " * 1000)
@@ -116,6 +117,7 @@ def test_a_damaged_index(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.promise10
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError) as caught:

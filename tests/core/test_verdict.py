@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shinan.core.verdict import KEEP, Tally, Verdict
 
 
+@pytest.mark.promise1
 def test_a_drop_has_a_reason() -> None:
     verdict = Verdict.drop("empty_reply", "0 words", by="structure")
     assert verdict == Verdict(keep=False, reason="empty_reply", detail="0 words", by="structure")
@@ -21,6 +22,7 @@ def test_keep_needs_none() -> None:
     assert (KEEP.reason, KEEP.detail, KEEP.by) == ("", "", "")
 
 
+@pytest.mark.promise1
 @given(st.lists(st.sampled_from([KEEP, Verdict.drop("a"), Verdict.drop("b"), Verdict.drop("b", "other detail")])))
 def test_kept_and_dropped_are_all_that_was_seen(verdicts: list[Verdict]) -> None:
     tally = Tally()

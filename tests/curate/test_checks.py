@@ -27,6 +27,7 @@ def test_a_sound_row_is_kept(messages: tuple[Message, ...]) -> None:
     assert verdict(*messages) is KEEP
 
 
+@pytest.mark.promise5
 @pytest.mark.parametrize(
     ("messages", "reason", "detail"),
     [
@@ -57,12 +58,14 @@ def test_length_counts_words_of_all_turns_and_characters_of_japanese() -> None:
     assert verdict(*row, max_words=7) == Verdict.drop("too_long", "8 words, more than 7")
 
 
+@pytest.mark.promise5
 def test_a_rejected_reply_is_examined_too() -> None:
     row = (user("a"), assistant("b"))
     assert verdict(*row, rejected=(assistant(""),)) == Verdict.drop("empty_turn", "turn 3 (assistant)")
     assert verdict(*row, rejected=(assistant("c"),)) is KEEP
 
 
+@pytest.mark.promise1
 def test_one_verdict_a_row_in_order() -> None:
     good, bad = Example((user("a"), assistant("b"))), Example((user("a"),))
     assert [found.keep for found in structure()([bad, good, bad])] == [False, True, False]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shinan.build.collection import collection
 from shinan.core.example import Example, Message, Part, Provenance, assistant, system, user
 from shinan.core.verdict import Verdict
 from shinan.curate import curate
 from shinan.curate.overlap import overlap
+
+pytestmark = pytest.mark.promise8
 
 DEFINITION = (
     "You are given two short reports of the same football match. Decide whether they agree on the result, "

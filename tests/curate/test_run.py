@@ -12,6 +12,8 @@ from shinan.core.example import Example, Provenance, assistant, user
 from shinan.core.verdict import KEEP, Verdict
 from shinan.curate import Check, curate
 
+pytestmark = pytest.mark.promise1
+
 
 def rows(n: int) -> list[Example]:
     return [Example((user(str(i)), assistant("ok")), provenance=Provenance("a", i)) for i in range(n)]

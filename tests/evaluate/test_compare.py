@@ -15,6 +15,8 @@ from scipy import stats
 from shinan.core.errors import DataError
 from shinan.evaluate.compare import Comparison, compare
 
+pytestmark = pytest.mark.promise6
+
 SCORES = st.floats(0, 1, width=32)
 
 

@@ -51,6 +51,7 @@ class TestStyles:
         }
         assert means([], ["exact"]) == {}
 
+    @pytest.mark.promise6
     def test_the_best_style_is_that_of_the_metric(self) -> None:
         assert best_style(self.SAMPLES, "exact") == "alpaca"
         assert best_style(self.SAMPLES, "rouge") == "plain"
@@ -74,6 +75,7 @@ class TestStyles:
         )
 
 
+@pytest.mark.promise6
 class TestGolden:
     """Five items in three tasks, the same numbers as in test_compare: differences a +1 +1, b -1, c 0 +1."""
 
@@ -166,6 +168,7 @@ class TestCategories:
         assert (found["evaluation"][0]["n"], found["evaluation"][0]["unscored"]) == (2, 2)
 
 
+@pytest.mark.promise6
 class TestUnscored:
     def test_a_further_metric_without_scores_does_not_stop_the_rest(self) -> None:
         before = side([{"exact": 0, "verified": None}, {"exact": 1, "verified": 1}])
@@ -183,6 +186,7 @@ class TestUnscored:
         )
 
 
+@pytest.mark.promise6
 class TestOneTask:
     def test_its_items_are_clusters_of_their_own(self) -> None:
         [found] = compared(side((0, 0), "aa"), side((1, 0), "aa"))["evaluation"]
@@ -210,6 +214,7 @@ class TestOneTask:
         assert found["evaluation"][0]["clusters"] == 3
 
 
+@pytest.mark.promise6
 class TestDifferentItems:
     def test_an_item_asked_on_one_side_only(self) -> None:
         before, after = side((0, 0, 0)), side((1, 1))

@@ -109,6 +109,7 @@ class TestRecord:
         assert ask(tmp_path / "log.jsonl", FakeGenerator(), items=[]) == []
 
 
+@pytest.mark.promise3
 class TestResuming:
     def test_cut_at_any_byte_the_log_ends_up_the_same(self, tmp_path: Path, pairs: None) -> None:
         log = tmp_path / "log.jsonl"
@@ -168,6 +169,7 @@ class TestResuming:
 
 
 class TestPlan:
+    @pytest.mark.promise1
     @given(st.lists(st.text("ab", max_size=9), max_size=99))
     def test_every_item_once_longest_first(self, texts: list[str]) -> None:
         items = [item(i, text) for i, text in enumerate(texts)]
@@ -199,6 +201,7 @@ class TestItems:
         )
 
 
+@pytest.mark.promise3
 def test_a_real_model_killed_and_resumed(tmp_path: Path, tiny_llama: Path, pairs: None) -> None:
     tokenizer = Tokenizer.load(tiny_llama)
     model = load_model(tiny_llama, torch.float32)

@@ -49,6 +49,7 @@ def test_a_line_ends_where_the_file_says_not_where_unicode_does(tmp_path: Path) 
     assert log.rewind([1, 1]) == 2
 
 
+@pytest.mark.promise3
 def test_only_whole_batches_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     rows = [answer(f"a#{i}", 1.0) for i in range(6)]
@@ -62,6 +63,7 @@ def test_only_whole_batches_are_kept(tmp_path: Path) -> None:
         assert read_samples(path) == rows[:kept]
 
 
+@pytest.mark.promise3
 def test_a_log_of_another_key_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "eval" / "log.jsonl"
     SampleLog(path, "one").append([answer("a#0", 1.0)])
@@ -73,6 +75,7 @@ def test_a_log_of_another_key_is_begun_anew(tmp_path: Path) -> None:
     assert SampleLog(path, "two").rewind([1]) == 0
 
 
+@pytest.mark.promise3
 def test_a_kill_between_log_and_key_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.jsonl"
     SampleLog(path, "one").append([answer("a#0", 1.0)])
@@ -91,6 +94,7 @@ def test_a_kill_between_log_and_key_begins_anew(tmp_path: Path, monkeypatch: pyt
         assert SampleLog(path, key).rewind([1]) == 0
 
 
+@pytest.mark.promise10
 def test_a_full_disk_leaves_a_log_that_can_be_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.jsonl"
     log = SampleLog(path, "key")
@@ -110,6 +114,7 @@ def test_a_full_disk_leaves_a_log_that_can_be_gone_on_with(tmp_path: Path, monke
 
 
 class TestReading:
+    @pytest.mark.promise10
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read_samples(tmp_path / "log.jsonl")
@@ -118,12 +123,14 @@ class TestReading:
             "  do this: name a log of `shinan run` or `shinan eval`; if it is damaged, delete it and run again"
         )
 
+    @pytest.mark.promise10
     def test_a_file_that_is_not_text(self, tmp_path: Path) -> None:
         path = tmp_path / "log.jsonl"
         path.write_bytes(b"\xff\xfe{}\n")
         with pytest.raises(DataError, match=r"log\.jsonl: cannot read the evaluation log: 'utf-8' codec can't decode"):
             read_samples(path)
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize("line", ["{", "[]", "3", '"a"', "", '{"row": "a"}', '{"targets": [], "more": 1}'])
     def test_a_line_that_is_no_sample_is_named(self, tmp_path: Path, line: str) -> None:
         path = tmp_path / "log.jsonl"

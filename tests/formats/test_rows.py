@@ -68,6 +68,7 @@ def test_text_files_are_what_the_standard_library_reads(tmp_path: Path, ending: 
         assert text.startswith(f"instruction{comma}output\r\nSay hi.{comma}hi\r\n")
 
 
+@pytest.mark.promise1
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(ENDINGS), st.lists(st.fixed_dictionaries({"a": texts, "b": texts}), min_size=1, max_size=5))
 def test_writing_and_reading_is_the_identity(
@@ -121,6 +122,7 @@ BAD_LINES = {
 }
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(("line", "what"), BAD_LINES.items(), ids=range(len(BAD_LINES)))
 def test_a_bad_line_is_told_with_its_place(tmp_path: Path, line: str, what: str) -> None:
     path = put(tmp_path, "a.jsonl", f'{{"a": 1}}\n\n{line}\n{{"a": 2}}\n')
@@ -169,6 +171,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
 }
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(("name", "content", "place", "what"), BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_gets_a_sentence(tmp_path: Path, name: str, content: bytes, place: str, what: str) -> None:
     path = put(tmp_path, name, content)
@@ -176,6 +179,7 @@ def test_a_bad_file_gets_a_sentence(tmp_path: Path, name: str, content: bytes, p
     assert (error.what, error.where) == (what, f"{path}{place}")
 
 
+@pytest.mark.promise10
 def test_cut_files_get_a_sentence(tmp_path: Path) -> None:
     whole = gzip.compress(b"".join(b'{"a": "%d"}\n' % i for i in range(5000)))
     error = error_of(put(tmp_path, "a.jsonl.gz", whole[: len(whole) // 2]))
@@ -197,6 +201,7 @@ def test_parquet_keeps_numbers_and_refuses_two_columns_of_one_name(tmp_path: Pat
     assert error_of(path).what == "two columns have the same name"
 
 
+@pytest.mark.promise10
 def test_parquet_text_that_is_not_unicode_gets_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
@@ -204,6 +209,7 @@ def test_parquet_text_that_is_not_unicode_gets_a_sentence(tmp_path: Path) -> Non
     assert error_of(path).what.startswith("cannot read it: 'utf-8' codec can't decode byte 0xff")
 
 
+@pytest.mark.promise10
 def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     put(tmp_path, "train.jsonl", "")
     put(tmp_path, "trian.py", "")
@@ -212,6 +218,7 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     assert error_of(tmp_path / "x" / "a.jsonl").fix == f"there is no folder {tmp_path / 'x'} either"
 
 
+@pytest.mark.promise10
 def test_a_file_that_the_system_refuses_gets_a_sentence(tmp_path: Path) -> None:
     error = error_of(tmp_path / ("a" * 5000 + ".jsonl"))
     assert error.what.startswith("cannot read it: ")
@@ -229,6 +236,7 @@ def test_the_nearest_ending_is_named(tmp_path: Path) -> None:
     assert error_of(put(tmp_path, "a.jsnl", "")).fix == "did you mean '.jsonl'?"
 
 
+@pytest.mark.promise10
 def test_writing_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unknown kind of file '\.gz'"):
         write_rows(tmp_path / "a.jsonl.gz", ROWS)
@@ -287,6 +295,7 @@ def test_a_hub_dataset_is_streamed(
     assert calls == [called]
 
 
+@pytest.mark.promise10
 def test_hub_failures_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object, **__: object) -> Iterator[Row]:
         yield {"a": "1"}
@@ -317,6 +326,7 @@ def drain(path: Path) -> None:
         str(error).encode()
 
 
+@pytest.mark.promise10
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from(ENDINGS), st.booleans(), st.binary(max_size=200))
 def test_arbitrary_bytes_give_rows_or_a_sentence(
@@ -332,6 +342,7 @@ def whole_file(folder: Path, ending: str) -> bytes:
     return (folder / f"whole{ending}").read_bytes()
 
 
+@pytest.mark.promise10
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from(ENDINGS), st.booleans(), st.data())
 def test_damaged_files_give_rows_or_a_sentence(
@@ -346,6 +357,7 @@ def test_damaged_files_give_rows_or_a_sentence(
     drain(put(folder, f"damaged{ending}" + (".gz" if zipped else ""), bytes(content[:cut] if cut % 2 else content)))
 
 
+@pytest.mark.promise10
 @settings(max_examples=50, deadline=None)
 @given(st.text('{}[]",:\\u0dn 1e9-aN\n\r\t', max_size=60))
 def test_nearly_json_gives_rows_or_a_sentence(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:

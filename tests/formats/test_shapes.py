@@ -163,6 +163,7 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(("shape", "row", "what"), BAD_ROWS, ids=range(len(BAD_ROWS)))
 def test_a_row_that_does_not_fit_gets_a_sentence(shape: str, row: dict[str, Any], what: str) -> None:
     assert error_of(shape, row).what == what
@@ -182,6 +183,7 @@ def test_a_pair_is_one_prompt_and_two_replies(chosen: list[Any], rejected: list[
     )
 
 
+@pytest.mark.promise10
 def test_mistyped_names_get_the_nearest_one() -> None:
     assert error_of("openai", {"messages": [{"role": "usr", "content": "a"}]}).fix == "did you mean 'user'?"
     assert error_of("sharegpt", {"conversations": [{"from": "humen"}]}).fix == "did you mean 'human'?"
@@ -204,6 +206,7 @@ def test_detect_names_the_keys_when_it_cannot_tell() -> None:
 # ---- examples that a shape cannot hold ----
 
 
+@pytest.mark.promise1
 def test_no_shape_loses_content_in_silence() -> None:
     two_turns = Example((*COLOUR, BLUE, *COLOUR, BLUE))
     assert refusal("alpaca", two_turns) == (
@@ -339,6 +342,7 @@ def test_flat_shapes_survive_csv(tmp_path: Path) -> None:
     assert [example.messages for example in formats.read(path)] == [example.messages for example in examples]
 
 
+@pytest.mark.promise10
 def test_read_tells_all_problems_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     good, bad = '{"instruction": "a", "output": "b"}', '{"instruction": 1, "output": "b"}'
@@ -373,6 +377,7 @@ def test_an_unknown_shape_gets_the_nearest_name(tmp_path: Path) -> None:
         formats.write([PAIR], tmp_path / "a.jsonl", "share_gpt")
 
 
+@pytest.mark.promise10
 def test_write_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("old", "utf-8")
@@ -403,6 +408,7 @@ values = st.recursive(
 turns = st.lists(st.fixed_dictionaries({"role": words, "content": values, "from": words, "value": values}), max_size=3)
 
 
+@pytest.mark.promise10
 @settings(max_examples=50)
 @given(st.dictionaries(tops, values | turns, max_size=5))
 def test_arbitrary_rows_give_an_example_or_a_sentence(row: dict[str, Any]) -> None:

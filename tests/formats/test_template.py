@@ -120,6 +120,7 @@ def test_an_absent_field_may_be_asked_for_openly() -> None:
     assert written("{{ hint | default('-') }}") == "-"
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("text", "row", "what"),
     [
@@ -186,6 +187,7 @@ def test_choices_and_outputs_must_agree() -> None:
 # ---- the sandbox ----
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     "text",
     [
@@ -234,6 +236,7 @@ def test_templates_have_no_source_of_chance(text: str) -> None:
 # ---- files ----
 
 
+@pytest.mark.promise10
 def test_every_problem_of_a_file_is_told_with_its_line(tmp_path: Path) -> None:
     text = """\
 templates:
@@ -282,6 +285,7 @@ FUZZED = [
 ]
 
 
+@pytest.mark.promise10
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c", "row", "choices"]), values, max_size=5))
 def test_arbitrary_rows_give_an_example_or_a_sentence(row: dict[str, Any]) -> None:
@@ -292,6 +296,7 @@ def test_arbitrary_rows_give_an_example_or_a_sentence(row: dict[str, Any]) -> No
             assert example.reply == example.targets[0] != ""
 
 
+@pytest.mark.promise10
 @settings(max_examples=40)
 @given(st.text("{}% |.'axyz()[]*+\\ud\n", max_size=25))
 def test_arbitrary_templates_give_an_example_or_a_sentence(text: str) -> None:

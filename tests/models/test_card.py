@@ -54,6 +54,7 @@ def test_an_adapter_on_another_base_has_another_fingerprint(tmp_path: Path) -> N
     assert prints[0] != prints[1]
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
@@ -94,6 +95,7 @@ def test_an_adapter_made_elsewhere_names_its_base(tmp_path: Path) -> None:
         load_card(tmp_path)
 
 
+@pytest.mark.promise10
 def test_no_model_here(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model in this folder") as caught:
         load_card(tmp_path)

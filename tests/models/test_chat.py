@@ -99,6 +99,7 @@ def trained_text(chat: ChatFormat, rendered: Rendered) -> str:
     return chat.tokenizer.decode(ids, keep_special=True, place="inside")
 
 
+@pytest.mark.promise4
 class TestPromises:
     @pytest.mark.parametrize("name", ALL)
     @given(messages=conversations(), opening=st.booleans())
@@ -137,6 +138,7 @@ class TestPromises:
         elif name.startswith(("alpaca", "plain")):  # in the others byte_level's declared bos is a marker
             assert tokenizer.bos_id not in rendered.ids
 
+    @pytest.mark.promise5
     @pytest.mark.parametrize("name", ALL)
     @given(messages=conversations())
     @few
@@ -150,6 +152,7 @@ class TestPromises:
         seen, due = ([i for i in chat.render(ms).ids if i in specials] for ms in (messages, harmless))
         assert seen == due
 
+    @pytest.mark.promise5
     @pytest.mark.parametrize("name", [name for name in ALL if name != "tokenizer-thinks"])
     def test_every_reply_is_trained_unless_told_otherwise(self, name: str) -> None:
         chat = built(name)
@@ -173,6 +176,7 @@ class TestPromises:
         assert written == chat.lead(messages[:-1]) + prefill
 
 
+@pytest.mark.promise4
 class TestGolden:
     """Ids worked out by hand."""
 
@@ -340,6 +344,7 @@ ordinary = st.lists(st.sampled_from(["hello", "a", "日本", "é", "b c", "x\n\n
 spoken = ordinary.map(" ".join)
 
 
+@pytest.mark.promise4
 class TestOtherServers:
     @pytest.mark.parametrize("name", [*MARKED, *WORDED, "tokenizer-default", "tokenizer-inst"])
     @given(texts=st.lists(spoken, min_size=3, max_size=3), opening=st.booleans())
@@ -388,6 +393,7 @@ class TestChoosing:
         with pytest.raises(ModelError, match=r"no chat format is named 'gema'\n  do this: did you mean 'gemma'\?"):
             chat_format("gema", gemma_like())
 
+    @pytest.mark.promise5
     def test_missing_markers_name_the_formats_that_fit(self) -> None:
         with pytest.raises(ModelError) as caught:
             chat_format("chatml", gemma_like())
@@ -396,6 +402,7 @@ class TestChoosing:
             "  do this: use one of: gemma, alpaca, plain"
         )
 
+    @pytest.mark.promise5
     def test_markers_that_are_no_special_tokens_do_not_count(self) -> None:
         tokenizer = byte_level()
         tokenizer._backends["start"].add_tokens(["<start_of_turn>", "<end_of_turn>"])
@@ -418,7 +425,9 @@ class TestChoosing:
             default_format(byte_level("{% if %}"))
 
 
+@pytest.mark.promise5
 class TestBadConversations:
+    @pytest.mark.promise10
     @pytest.mark.parametrize(
         ("messages", "sentence"),
         [
@@ -452,12 +461,14 @@ class TestBadConversations:
         with pytest.raises(DataError, match=r"message 1 \(user\): format '.*' cannot train a user turn"):
             built(name).render((asked, assistant("A")))
 
+    @pytest.mark.promise4
     def test_a_reply_that_serving_would_cut(self) -> None:
         with pytest.raises(DataError, match=r"the reply holds '\\n\\n', at which format 'plain' stops"):
             built("plain-bytes").render((user("U"), assistant("A\n\nB")))
         built("plain-bytes").render((user("U"), assistant("A\n\nB", train=False)))
 
 
+@pytest.mark.promise5
 class TestOwnTemplates:
     @staticmethod
     def of(source: str) -> ChatFormat:
@@ -498,6 +509,7 @@ class TestOwnTemplates:
         with pytest.raises(ModelError, match="writes the bos token twice"):
             chat_format("tokenizer", llama_like("first", "{{ bos_token }}" + INST))
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize(
         ("source", "sentence"),
         [
@@ -531,6 +543,7 @@ class TestOwnTemplates:
         assert f"{most}<|im_end|><|im_end|>" in trained_text(built("tokenizer-default"), rendered)
 
 
+@pytest.mark.promise4
 def test_a_saved_format_serves_from_its_folder(tmp_path: Path) -> None:
     chat = built("gemma-gemma")
     chat.tokenizer.with_chat_template(chat.jinja).save(tmp_path)

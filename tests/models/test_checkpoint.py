@@ -70,6 +70,7 @@ def test_load(made: Path) -> None:
     assert load_model(made, torch.bfloat16).dtype == torch.bfloat16
 
 
+@pytest.mark.promise4
 def test_saved_is_loaded(base: Path, tmp_path: Path) -> None:
     tuned = _save(tmp_path / "tuned", base)
     assert torch.equal(_logits(tuned), _logits(base))
@@ -81,6 +82,7 @@ def test_saved_is_loaded(base: Path, tmp_path: Path) -> None:
     assert torch.equal(peer(IDS).logits, _logits(base))
 
 
+@pytest.mark.promise4
 def test_another_server_stops_and_renders_as_training_did(base: Path, tmp_path: Path) -> None:
     tuned = _save(tmp_path / "tuned", base)
     assert GenerationConfig.from_pretrained(tuned).eos_token_id == [5, 1]  # <end_of_turn>, then the old <eos>
@@ -92,6 +94,7 @@ def test_another_server_stops_and_renders_as_training_did(base: Path, tmp_path: 
     assert peer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False) == ours
 
 
+@pytest.mark.promise4
 def test_a_second_tuning_keeps_every_stop_once(base: Path, tmp_path: Path) -> None:
     once = _save(tmp_path / "once", base)
     twice = _save(tmp_path / "twice", once, chat="chatml", name="again")
@@ -135,6 +138,7 @@ def test_licences_of_two_parents_stay_apart(base: Path, tmp_path: Path) -> None:
     assert (merged / "notices" / "org_other.TERMS.txt").read_text() == "other terms"
 
 
+@pytest.mark.promise10
 def test_nothing_half_written_remains(base: Path, tmp_path: Path) -> None:
     class Full:
         def save_pretrained(self, folder: Path) -> None:
@@ -179,6 +183,7 @@ def foreign(ada: tuple[Path, torch.Tensor], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.promise4
 def test_adapter(ada: tuple[Path, torch.Tensor], made: Path) -> None:
     folder, logits = ada
     assert not torch.allclose(logits, _logits(made))
@@ -211,6 +216,7 @@ def _write(name: str, text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text)
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -251,6 +257,7 @@ def _only_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -277,6 +284,7 @@ def test_a_foreign_folder_that_is_broken(base: Path, spoil: Callable[[Path], obj
     assert len(str(caught.value)) < 600
 
 
+@pytest.mark.promise10
 def test_truncated_weights_of_ours_are_named_before_loading(base: Path) -> None:
     path = base / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
@@ -284,6 +292,7 @@ def test_truncated_weights_of_ours_are_named_before_loading(base: Path) -> None:
         load_model(base, torch.float32)
 
 
+@pytest.mark.promise10
 def test_code_in_a_folder_never_runs(base: Path) -> None:
     (base / "evil.py").write_text("raise SystemExit('ran')")
     _edit_config(auto_map={"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"})(base)
@@ -294,6 +303,7 @@ def test_code_in_a_folder_never_runs(base: Path) -> None:
 _NAMES = {"gpt2": {"n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 64}}
 
 
+@pytest.mark.promise4
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_every_supported_type_round_trips(made: Path, tmp_path: Path, kind: str) -> None:
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -21,6 +21,7 @@ def _row(prompt: list[int], n: int = 12, seed: int = 0, stop: frozenset[int] = f
     return Row(prompt, Sampling(n, **how), seed, lambda ids: ids[-1] in stop)
 
 
+@pytest.mark.promise4
 @pytest.mark.parametrize("name", ["tiny_decoder", "tiny_llama"])
 def test_greedy_tokens_are_those_of_transformers(name: str, request: pytest.FixtureRequest) -> None:
     model: Any = load_model(request.getfixturevalue(name), torch.float32)
@@ -38,6 +39,7 @@ def test_greedy_tokens_are_those_of_transformers(name: str, request: pytest.Fixt
         assert row.finish == "length"
 
 
+@pytest.mark.promise9
 def test_a_row_ends_at_its_stop_and_the_others_go_on(fresh: Callable[..., Any]) -> None:
     model = fresh()
     free = [_row(prompt) for prompt in _PROMPTS]

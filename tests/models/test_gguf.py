@@ -198,6 +198,7 @@ def test_the_gguf_library_is_left_as_it_was(gemma: tuple[Path, dict[str, Any]]) 
     assert not hasattr(gguf_library.get_tensor_name_map, "cache_info")
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize("cut", [0, 3, 200, 20_000])
 def test_a_broken_file_is_named(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "tiny.gguf"

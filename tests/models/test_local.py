@@ -46,6 +46,7 @@ def letters(text: str) -> list[str]:
 
 
 class TestGreedy:
+    @pytest.mark.promise4
     def test_the_tokens_are_those_of_transformers(self, local: LocalGenerator) -> None:
         replies = local.generate([Request(talk, sampling=Sampling(12)) for talk in TALKS])
         for talk, reply in zip(TALKS, replies, strict=True):
@@ -56,6 +57,7 @@ class TestGreedy:
             assert reply.prompt_tokens == ids.shape[1]
             assert len(reply.logprobs) == len(reply.ids)
 
+    @pytest.mark.promise9
     @pytest.mark.parametrize("size", [1, 2])
     def test_replies_come_in_the_order_of_requests_in_whatever_batches(self, local: LocalGenerator, size: int) -> None:
         requests = [Request(talk, sampling=Sampling(8)) for talk in [*TALKS, *reversed(TALKS)]]
@@ -99,6 +101,7 @@ class TestStops:
         ends = [stopped(ids[: i + 1]) for i in range(len(ids))]
         assert ends.index(True) == len("猫が。寝".encode()) - 1
 
+    @pytest.mark.promise4
     def test_a_terminator_ends_the_reply_and_is_no_text(self, local: LocalGenerator) -> None:
         free = one(local, messages=TALKS[0])
         token = free.ids[5]
@@ -135,6 +138,7 @@ class TestPrompts:
         assert reply.prompt_tokens == len(talk) == len(local.chat.render_prompt(TALKS[0])) + 4
         assert reply.text == "Blue" + local.chat.tokenizer.decode(reply.ids, place="inside")
 
+    @pytest.mark.promise4
     def test_what_the_format_writes_before_a_reply_is_cut(
         self, local: LocalGenerator, monkeypatch: pytest.MonkeyPatch
     ) -> None:

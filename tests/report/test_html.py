@@ -173,6 +173,7 @@ def _hostile(address: str) -> str:
     )
 
 
+@pytest.mark.promise10
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     page = write_report(make_run(tmp_path / "run", spice=_hostile("http://127.0.0.1:9"))).read_text("utf-8")
     parsed = _Page(page)  # tags balance, so nothing broke out

@@ -30,6 +30,7 @@ def test_a_gain(report: Report) -> None:
     )
 
 
+@pytest.mark.promise6
 def test_a_loss_says_how_many_answers_were_cut_and_unscored(report: Report) -> None:
     loss = Comparison(
         "qa",
@@ -50,6 +51,7 @@ def test_a_loss_says_how_many_answers_were_cut_and_unscored(report: Report) -> N
     )
 
 
+@pytest.mark.promise6
 def test_no_difference_names_the_smallest_one_that_would_show(report: Report) -> None:
     flat = replace(_GAIN, after=0.103, delta=0.005, ci95=(-0.01, 0.02), p=0.51)
     assert verdict(_with(report, flat)) == (
@@ -59,6 +61,7 @@ def test_no_difference_names_the_smallest_one_that_would_show(report: Report) ->
     )
 
 
+@pytest.mark.promise6
 def test_without_an_interval_nothing_is_claimed(report: Report) -> None:
     bare = replace(_GAIN, ci95=None, p=None, mde80=None)
     assert verdict(_with(report, bare)) == (

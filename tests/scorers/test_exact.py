@@ -58,6 +58,7 @@ def test_a_text_matches_itself_and_its_own_reading(text: str) -> None:
     assert squad_f1()(item(text), text).value == 1
 
 
+@pytest.mark.promise6
 @pytest.mark.parametrize(
     ("reply", "target", "f1", "exact"),
     [

@@ -25,6 +25,7 @@ def slow_share(reference: str, text: str, n: int) -> float:
     return len(wanted & grams(text, length)) / len(wanted)
 
 
+@pytest.mark.promise8
 @given(st.lists(TEXT, max_size=5), TEXT, st.integers(1, 4))
 def test_equals_counting_tuples(references: list[str], text: str, n: int) -> None:
     named = [(str(i), reference) for i, reference in enumerate(references)]
@@ -37,6 +38,7 @@ def test_equals_counting_tuples(references: list[str], text: str, n: int) -> Non
     assert f" {match.span_text} " in f" {text} " or not best
 
 
+@pytest.mark.promise8
 @given(
     st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1).filter(words),
     st.lists(st.from_regex(r"zq[a-z]{4}", fullmatch=True), max_size=30),
@@ -54,6 +56,7 @@ def test_an_unrelated_text_never_matches(reference: list[str], text: list[str]) 
     assert index.coverage(" ".join(text)) == NO_MATCH
 
 
+@pytest.mark.promise8
 def test_share_is_of_the_reference_however_long_the_row() -> None:
     index = Overlap([("quiz#3", "one two three four five six")], n=3)  # 4 trigrams
     row = "padding " * 50 + "Two, three: FOUR five! " + "padding " * 50
@@ -88,6 +91,7 @@ def test_repeats_count_once() -> None:
     assert Overlap([("r", "a a a a b c")], n=2).coverage("a a a").share == pytest.approx(1 / 3)
 
 
+@pytest.mark.promise8
 def test_form_does_not_hide_a_copy() -> None:
     index = Overlap(
         [("jp", "日本で一番高い山は何ですか。"), ("en", "Ｗｈａｔ is the highest mountain in all of Japan?")]

@@ -48,6 +48,7 @@ def test_order_counts_and_stems_are_compared() -> None:
     assert rouge_l()(item("gas"), "ga").value == 0  # three letters are not stemmed
 
 
+@pytest.mark.promise6
 @pytest.mark.parametrize("name", ["text-davinci-003", "davinci-superni-ft"])
 def test_equals_rouge_score_on_published_predictions(data: Path, name: str) -> None:
     path = data / "self_instruct" / "human_eval" / "predictions" / f"{name}_predictions.jsonl.gz"
@@ -59,6 +60,7 @@ def test_equals_rouge_score_on_published_predictions(data: Path, name: str) -> N
         assert same(score, row["target"], row["response"]), row["instruction"]
 
 
+@pytest.mark.promise6
 def test_equals_rouge_score_on_random_texts() -> None:
     rng = random.Random(0)
     vocabulary = ["the", "cats", "Cat", "run-running", "ran,", "generally", "$3.50", "a_b", "don't", "ties", "\n", "!"]

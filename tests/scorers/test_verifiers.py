@@ -212,6 +212,7 @@ def test_json_that_python_cannot_hold_is_no_json() -> None:
 # --- mistakes
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize(
     ("constraint", "sentence"),
     [
@@ -287,6 +288,7 @@ def test_an_example_without_constraints_has_no_score() -> None:
     assert (score.value, score.explanation) == (None, "the example has no constraints")
 
 
+@pytest.mark.promise10
 @pytest.mark.parametrize("tag", ["", "[]", "{}", "[1]", "no_commas"])
 def test_a_damaged_tag_is_told(tag: str) -> None:
     with pytest.raises(DataError) as caught:
@@ -296,6 +298,7 @@ def test_a_damaged_tag_is_told(tag: str) -> None:
     )
 
 
+@pytest.mark.promise10
 def test_a_wrong_constraint_is_told_with_its_row() -> None:
     with pytest.raises(ConfigError, match="memory#0 no_comma: no verifier is named 'no_comma'"):
         constraints()(item('[{"verifier": "no_comma", "args": {}}]'), "x")

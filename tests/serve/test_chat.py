@@ -45,6 +45,7 @@ def say(conversation: Conversation, *lines: str, patient: bool = False) -> tuple
     return answers, notes
 
 
+@pytest.mark.promise4
 def test_the_model_sees_the_turns_so_far(open_with: Open) -> None:
     conversation, fake = open_with({"One?": " 1\n", "Two?": "2"})
     assert say(conversation, "One?\n", "  \n", " Two?") == (["1", "2"], [])

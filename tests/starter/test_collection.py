@@ -82,6 +82,7 @@ def test_japanese_is_joined_without_a_blank_and_shown_in_japanese() -> None:
     assert (example.tags["language"], example.tags["output_language"]) == ("ja", "en")
 
 
+@pytest.mark.promise8
 def test_the_split_parts_the_collection() -> None:
     names = [{task.name for task in tasks(split=split)} for split in ("train", "heldout", None)]
     assert not names[0] & names[1]
@@ -163,6 +164,7 @@ def test_an_unknown_category_is_told_with_the_nearest(starter_root: RootMaker) -
     assert str(caught.value) == expected
 
 
+@pytest.mark.promise10
 def test_the_problems_of_all_files_are_told_together(starter_root: RootMaker) -> None:
     folder = starter_root({"language: en": "language: eo"}) / "tasks" / "en"
     (folder / "broken.yaml").write_text("name: [", "utf-8")

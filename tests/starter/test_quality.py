@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 from shinan.core.text import normalise, words
 from shinan.curate import curate
 from shinan.curate.overlap import overlap
@@ -95,6 +97,7 @@ def test_no_two_inputs_are_nearly_the_same() -> None:
     fail_with(alike({where: text for where, _, text in inputs()}, excused))
 
 
+@pytest.mark.promise8
 def test_nothing_crosses_the_split() -> None:
     train = [row for task in tasks(split="train") for row in examples(task, demonstrations=3, negative=True)]
     heldout = [row for task in tasks(split="heldout") for row in examples(task)]

@@ -164,6 +164,7 @@ def test_a_mistake_is_told_with_its_line(read: Read, kind: Kind, row: dict[str, 
     assert str(caught.value).split(":")[0].endswith(f"{kind}/mine.jsonl")
 
 
+@pytest.mark.promise10
 def test_all_mistakes_are_told_together_and_an_id_is_used_once(read: Read) -> None:
     with pytest.raises(ConfigError) as caught:
         read("open_ended", ROW, "{", ROW | {"response": "Another."})

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from shinan.core.example import Example, Provenance, assistant, user
-from shinan.models.batch import TokenRow
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
+from shinan.models.forest import Bundle
 from shinan.models.tokenizer import Tokenizer
 from shinan.train import lora
 from shinan.train.engine import Fitted, Places, fit
@@ -25,7 +25,7 @@ SETTINGS = TuneSettings(
 )
 
 
-def token_rows(folder: Path, count: int = 24) -> list[TokenRow]:
+def token_rows(folder: Path, count: int = 24) -> list[Bundle]:
     """Rows of many lengths: say the word back."""
     words = ["north", "south", "east", "west", "up", "down"]
     examples = [
@@ -46,7 +46,7 @@ def train(model_folder: Path, out: Path, settings: TuneSettings = SETTINGS) -> F
     model: Any = load_model(model_folder, torch.float32)
     if settings.method == "lora":
         model = lora.wrap(model, settings.adapter, 0)
-    places = Places(out / "states", out / "metrics.jsonl")
+    places = Places(out / "states", out / "metrics.jsonl", out / "plan.json")
     fitted = fit(model, sft(), token_rows(model_folder), settings, key="toy", seed=0, places=places)
     trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     save_file(trained, out / "last.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from shinan.core.registry import register
 
 
 def _content(params: Mapping[str, Any]) -> str:
-    """The file's hash; a hub dataset is known by its name alone."""
-    path = Path(params["path"])
-    return file_sha256(path) if path.is_file() else ""
+    """The file's hash; a hub dataset is known by its name alone, and what is wrong with a file is told on reading."""
+    with suppress(OSError, ValueError):  # ValueError: a NUL character in the name
+        return file_sha256(Path(params["path"]))
+    return ""
 
 
 @register("build", "file", version=1, content=_content)

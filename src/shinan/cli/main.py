@@ -9,12 +9,26 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shinan.cli import chat, clean, compare, doctor, evaluate, models, new, peek, report, run
+from shinan.cli import chat, check, clean, compare, doctor, evaluate, models, new, peek, report, run, trace
 from shinan.core.errors import ShinanError
 from shinan.version import __version__
 
 # in the order of a user's day
-_COMMANDS = ("new", "models", "peek", "plan", "run", "report", "chat", "eval", "compare", "doctor", "clean")
+_COMMANDS = (
+    "new",
+    "models",
+    "peek",
+    "plan",
+    "check",
+    "run",
+    "report",
+    "trace",
+    "chat",
+    "eval",
+    "compare",
+    "doctor",
+    "clean",
+)
 
 
 class _Commands(TyperGroup):
@@ -62,6 +76,8 @@ app.add_typer(models.app, name="models")
 app.command("peek")(peek.peek)
 app.command("plan")(run.plan)
 app.command("run")(run.run)
+app.command("trace")(trace.trace)
+app.command("check")(check.check)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)
 app.command("eval")(evaluate.evaluate)

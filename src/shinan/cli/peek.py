@@ -59,7 +59,7 @@ def peek(
     written = chat_of(model_folder(model), chat) if model else None
     console = Console(highlight=False)
     for example, verdict in chosen[:number]:
-        _print_row(console, example, verdict, written)
+        print_row(console, example, verdict, written)
     console.print(f"{min(number, len(chosen)):,} of {len(chosen):,} rows of {source}", style="dim", markup=False)
 
 
@@ -71,7 +71,7 @@ def _print_card(source: str) -> None:
     print(card())
 
 
-def _print_row(console: Console, example: Example, verdict: Verdict, chat: ChatFormat | None) -> None:
+def print_row(console: Console, example: Example, verdict: Verdict, chat: ChatFormat | None) -> None:
     from rich.text import Text
 
     from shinan.report.wording import printable
@@ -87,14 +87,14 @@ def _print_row(console: Console, example: Example, verdict: Verdict, chat: ChatF
         detail = f" ({verdict.detail})" if verdict.detail else ""
         console.print(Text(printable(f"dropped by {verdict.by}: {verdict.reason}{detail}"), "bold red"))
     if chat:
-        console.print(_tokens(example, chat, marked=console.color_system is None or console.no_color), soft_wrap=True)
+        console.print(tokens(example, chat, marked=console.color_system is None or console.no_color), soft_wrap=True)
     else:
-        for label, style, text in _stretches(example):
+        for label, style, text in stretches(example):
             console.print(Text.assemble((f"{label:<10}", style), printable(text)), soft_wrap=True)
     console.print()
 
 
-def _stretches(example: Example) -> list[tuple[str, str, str]]:
+def stretches(example: Example) -> list[tuple[str, str, str]]:
     """(label, style, text) of everything in a row that a person reads."""
     found: list[tuple[str, str, str]] = [
         (message.role, _ROLES[message.role], message.text) for message in example.messages
@@ -109,7 +109,7 @@ def _stretches(example: Example) -> list[tuple[str, str, str]]:
     return found
 
 
-def _tokens(example: Example, chat: ChatFormat, *, marked: bool) -> Text:
+def tokens(example: Example, chat: ChatFormat, *, marked: bool) -> Text:
     """The row as the model sees it: a line break is shown as ⏎, trained tokens are green or between ⟦ and ⟧."""
     from rich.text import Text
 

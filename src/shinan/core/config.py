@@ -11,13 +11,15 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from yaml.composer import Composer
-from yaml.constructor import SafeConstructor
+from yaml.constructor import ConstructorError, SafeConstructor
 from yaml.resolver import Resolver
 
-from shinan.core.errors import ConfigError, Problem, nearest
+from shinan.core.errors import ConfigError, Problem, nearest, shown
 
 Keys = tuple[str | int, ...]
 M = TypeVar("M", bound="Config")
+
+_MERGED = 1000  # keys of a mapping that merges others
 
 
 class Config(BaseModel):
@@ -51,6 +53,13 @@ class _Rules(Composer, SafeConstructor, Resolver):
 
     Dates stay text, and `1e-4` is a number, as in YAML 1.2; `12:30` and `010`, 750 and 8 in YAML 1.1, stay text too.
     """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put merged keys (`<<`) in. Every level of aliases multiplies them, so a few lines could fill the memory."""
+        given = len(node.value)
+        super().flatten_mapping(node)
+        if len(node.value) > max(given, _MERGED):
+            raise ConstructorError(None, None, f"`<<` makes a mapping of more than {_MERGED} keys", node.start_mark)
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -101,6 +110,8 @@ def load_yaml(path: Path) -> Document:
         raise ConfigError([Problem(f"cannot read it: {error.strerror}", str(path), "name a readable file")]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(f"cannot read it: {error}", str(path), "save it as UTF-8 text")]) from None
+    except ValueError as error:  # a NUL character in the name
+        raise ConfigError([Problem(f"cannot read it: {error}", str(path), "name a readable file")]) from None
     return parse_yaml(text, str(path))
 
 
@@ -121,7 +132,9 @@ def parse_yaml(text: str, path: str = "<text>") -> Document:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         what = ", ".join(filter(None, (error.context, error.problem)))
         raise ConfigError([Problem(f"not valid YAML: {what}", f"{path}{line}")]) from None
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigError([Problem("not usable YAML: nested too deeply", path)]) from None
+    except (yaml.YAMLError, ValueError, LookupError) as error:
         raise ConfigError([Problem(f"not valid YAML: {error}", path)]) from None
     if problems:
         raise ConfigError(problems)
@@ -137,6 +150,8 @@ def _note_places(node: yaml.Node, keys: Keys, document: Document, problems: list
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # a list as a key: refused where the data are made
             name = str(key_node.value)
             path, place = (*keys, name), f"{document.path}:{key_node.start_mark.line + 1}"
             if name in seen:
@@ -164,7 +179,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
             document.data, place = _replaced(document.data, dotted.split("."), value)
         except ConfigError as error:
             problems.extend(error.problems)
-        except (TypeError, ValueError, IndexError):
+        except (TypeError, ValueError, IndexError, RecursionError):
             problems.append(Problem("no such place in the recipe", where, "check the keys before the last one"))
         else:
             kept = {keys: line for keys, line in document.places.items() if keys[: len(place)] != place}
@@ -190,7 +205,7 @@ def _replaced(data: Any, keys: Sequence[str], value: Any) -> tuple[Any, Keys]:
         inner = {} if data.get(first) is None else data[first]
         changed, rest = _replaced(inner, keys[1:], value)
         return data | {first: changed}, (first, *rest)
-    raise TypeError(f"no key {first!r} in {data!r}")
+    raise TypeError(f"no key {first!r} in {shown(data)}")
 
 
 def validate(model: type[M], document: Document) -> M:
@@ -214,15 +229,13 @@ def problems_of(
             continue  # only another form that the value could have had: what is wrong lies deeper
         if item["type"] == "extra_forbidden":
             fix = nearest(str(keys[-1]), _field_names(model, keys[:-1]))
-            problems.append(Problem(f"unknown key {keys[-1]!r}", where(keys), fix))
+            problems.append(Problem(f"unknown key {shown(keys[-1])}", where(keys), fix))
         elif item["type"] == "missing":
             problems.append(Problem(f"{keys[-1]!r} is missing", where(keys), "add it"))
         elif item["type"] == "value_error":
             problems.append(Problem(str(item["ctx"]["error"]), where(keys)))
         else:
-            got = repr(item["input"])
-            shown = got if len(got) <= 60 else got[:57] + "..."
-            problems.append(Problem(f"{item['msg']} (got {shown})", where(keys)))
+            problems.append(Problem(f"{item['msg']} (got {shown(item['input'])})", where(keys)))
     return problems
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from shinan.core.errors import DataError, RunError
 from shinan.core.example import Example
@@ -92,12 +94,15 @@ class Manifest:
     created: str = ""
 
 
+_AS_MANIFEST = TypeAdapter(Manifest)
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that it is either the old one or the whole new one. Raises RunError if the disk says no."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        with _told(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as stream:
                 stream.write(data)
@@ -119,11 +124,22 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn a write of the block that the disk refuses into RunError, the sentence for `path`."""
     try:
         yield
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    except Exception as error:
+        if refused := _refused(error):
+            raise cannot_write(path, refused) from error
+        raise
+
+
+def _refused(error: Exception) -> OSError | None:
+    """What the system said; libraries written in Rust (safetensors, tokenizers) have it in the words of their own."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 # How a write fails without naming its file. Other errors of the work inside `new_folder` are not about its folder.
@@ -139,17 +155,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     beside, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
     try:
-        with _told(path):
+        with writing(path):
             _put_back(old, path)
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         try:
             yield beside
-        except OSError as error:
-            if error.errno in _DISK or Path(str(error.filename)).is_relative_to(beside):
-                raise cannot_write(path, error) from error
+        except Exception as error:
+            refused = _refused(error)
+            if refused and (refused.errno in _DISK or Path(str(refused.filename)).is_relative_to(beside)):
+                raise cannot_write(path, refused) from error
             raise
-        with _told(path):
+        with writing(path):
             _swap(beside, path, old)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
@@ -189,9 +206,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest | None:
     """The folder's manifest, or None if there is none or it cannot be read (then the folder is not finished)."""
     try:
-        value = json.loads((folder / MANIFEST).read_text("utf-8"))
-        return Manifest(**value | {"parents": tuple(value["parents"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return _AS_MANIFEST.validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
         return None
 
 
@@ -199,7 +215,7 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
     """Whether every file of the manifest is there with its size. (Sizes only: hashing is `shinan doctor`'s work.)"""
     try:
         return all((folder / name).stat().st_size == facts["bytes"] for name, facts in manifest.files.items())
-    except OSError:
+    except (OSError, KeyError):
         return False
 
 
@@ -240,19 +256,15 @@ def _is_unicode(row: dict[str, Any]) -> bool:
 
 def read_rows(folder: Path) -> list[Example]:
     """The kept rows of a dataset folder, in order. Raises DataError if the file is missing or damaged."""
-    return [Example.from_dict(_plain(row)) for row in _read_table(folder / "data.parquet", KEPT_SCHEMA)]
+    return [Example.from_dict(row) for row in _read_table(folder / "data.parquet", KEPT_SCHEMA)]
 
 
 def read_dropped(folder: Path) -> list[tuple[Example, Verdict]]:
     """The dropped rows with their verdicts. Raises DataError if the file is missing or damaged."""
     return [
-        (Example.from_dict(_plain(row)), Verdict.drop(row["reason"], row["detail"], row["by"]))
+        (Example.from_dict(row), Verdict.drop(row["reason"], row["detail"], row["by"]))
         for row in _read_table(folder / "dropped.parquet", DROPPED_SCHEMA)
     ]
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"tags": dict(row["tags"]), "scores": dict(row["scores"])}
 
 
 def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
@@ -260,9 +272,15 @@ def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:  # read_table would take `a=b` in the folder's name for a column
             table = file.read()
-            rows: list[dict[str, Any]] = table.to_pylist()
+            if missing := [name for name in schema.names if name not in table.schema.names]:
+                raise DataError(
+                    f"no rows of shinan: it lacks the columns {', '.join(missing)}", where=str(path), fix=fix
+                )
+            rows: list[dict[str, Any]] = table.select(schema.names).cast(schema).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"cannot read it: {error}", where=str(path), fix=fix) from error
-    if missing := [name for name in schema.names if name not in table.schema.names]:
-        raise DataError(f"no rows of shinan: it lacks the columns {', '.join(missing)}", where=str(path), fix=fix)
+    for number, row in enumerate(rows):
+        if empty := next((name for name in schema.names if row[name] is None and name != "thumb"), None):
+            raise DataError(f"row {number} has no {empty}", where=str(path), fix=fix)
+        row["tags"], row["scores"] = dict(row["tags"]), dict(row["scores"])
     return rows

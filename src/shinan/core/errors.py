@@ -10,9 +10,10 @@ ShinanError              what, where, do this
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class ShinanError(Exception):
@@ -63,12 +64,23 @@ class RunError(ShinanError):
     """The run folder, the disk, a lock, the network, or a missing extra."""
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+_LONGEST_NAME = 100  # comparing grows with the square of the length
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 1
+
+
+def shown(value: Any) -> str:
+    """`repr(value)` cut to 60 characters, at no more cost however long, deep or tangled the value is."""
+    text = repr(value[:60]) if isinstance(value, str | bytes) else _REPR.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest(name: object, valid: Iterable[str]) -> str:
     """A `did you mean` sentence for a mistyped name, else the list of valid ones (empty if there are none)."""
     options = sorted(valid)
     if not options:
         return ""
-    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    close = get_close_matches(name[:_LONGEST_NAME], options, n=1, cutoff=0.6) if isinstance(name, str) else []
     if close:
         return f"did you mean {close[0]!r}?"
     shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")

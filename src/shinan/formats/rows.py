@@ -12,8 +12,8 @@ import gzip
 import io
 import json
 import math
-import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shinan.core.dataset import write_atomic
-from shinan.core.errors import DataError, RunError, nearest
-from shinan.core.store import offline
+from shinan.core.errors import DataError, nearest, shown
+from shinan.formats.hub import hub_rows
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -33,8 +33,10 @@ _Read = Iterator[tuple[int | None, Any]]  # (line, parsed value or _MalformedErr
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _BATCH = 1024  # rows of a Parquet file held as Python objects at a time
-_HUB = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:/(?P<split>[\w.-]+))?")
-_HUB_FIX = "check the name, the configuration and the split, the network, and for a gated dataset `hf auth login`"
+_BLOCK = 1 << 20
+# Longer ones are no rows, and one megabyte of a .gz file may hold a thousand of them.
+_LONGEST_LINE = 1 << 28
+_LARGEST_WHOLE = 1 << 31  # bytes of a file that is read whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Where:
 class _MalformedError(ValueError):
     """A line, or a whole file, that cannot be parsed. `line` counts from 1."""
 
-    def __init__(self, what: str, fix: str = "", line: int = 1) -> None:
+    def __init__(self, what: str, fix: str = "correct it there, or take it out", line: int = 1) -> None:
         super().__init__(what)
         self.what, self.fix, self.line = what, fix, line
 
@@ -88,7 +90,7 @@ def read_rows(path: str | Path, refuse: Callable[[DataError], None] = _raise) ->
     """
     name = str(path)
     if name.startswith("hub:"):
-        yield from _checked(name, _hub(name), refuse)
+        yield from _checked(name, ((None, row) for row in hub_rows(name)), refuse)
         return
     try:
         reader = _reader(Path(path))
@@ -109,15 +111,20 @@ def _open(path: Path) -> io.BufferedIOBase:
 
 def _reader(path: Path) -> Callable[[io.BufferedIOBase], _Read]:
     """The reader for the file's ending. Raises DataError if the file is not there or of an unknown kind."""
-    inside = path if path.is_dir() else path.parent
-    readable = sorted(entry.name for entry in inside.iterdir() if _ending(entry) in _READERS) if inside.is_dir() else []
     if path.is_dir():
+        readable = _readable(path)
         fix = "name one file" + (f" of it: {', '.join(readable[:12])}" if readable else "")
         raise DataError("this is a folder, not a file", where=str(path), fix=fix)
     if not path.exists():
-        fix = nearest(path.name, readable) if inside.is_dir() else f"there is no folder {inside} either"
+        fix = f"there is no folder {path.parent} either"
+        if path.parent.is_dir():
+            fix = nearest(path.name, _readable(path.parent)) or "check the name"
         raise DataError("no such file", where=str(path), fix=fix)
     return _of_kind(_ending(path), _READERS, path)
+
+
+def _readable(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if _ending(entry) in _READERS and entry.is_file())
 
 
 def _of_kind(ending: str, table: Mapping[str, T], path: Path) -> T:
@@ -200,8 +207,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
     made = dict(pairs)
     if len(made) == len(pairs):
         return made
-    keys = [key for key, _ in pairs]
-    twice = next(key for index, key in enumerate(keys) if key in keys[:index])
+    (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
     return _Refused(f"the key {twice[:40]!r} is given twice in one object")
 
 
@@ -219,8 +225,10 @@ def _parse(data: bytes) -> Any:
     try:
         return _DECODER.decode(_decode(data))
     except json.JSONDecodeError as error:
-        fix = "put one object a line in a .jsonl file, or one list in a .json file" if "Extra" in error.msg else ""
-        raise _MalformedError(f"not valid JSON at column {error.colno}: {error.msg}", fix, error.lineno) from None
+        bad = _MalformedError(f"not valid JSON at column {error.colno}: {error.msg}", line=error.lineno)
+        if "Extra" in error.msg:
+            bad.fix = "put one object a line in a .jsonl file, or one list in a .json file"
+        raise bad from None
     except RecursionError:
         raise _MalformedError("not usable JSON: nested too deeply") from None
     except _MalformedError:
@@ -229,8 +237,20 @@ def _parse(data: bytes) -> Any:
         raise _MalformedError("not usable JSON: a number of too many digits") from None
 
 
+def _whole(stream: io.BufferedIOBase, fix: str) -> io.BytesIO:
+    held = io.BytesIO()
+    while block := stream.read(_BLOCK):
+        if held.tell() + len(block) > _LARGEST_WHOLE:
+            raise _MalformedError(f"more than {_LARGEST_WHOLE >> 20} MB, and this kind of file is read whole", fix)
+        held.write(block)
+    held.seek(0)
+    return held
+
+
 def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(iter(partial(stream.readline, _LONGEST_LINE + 1), b""), 1):
+        if len(line) > _LONGEST_LINE:
+            raise _MalformedError(f"a line of more than {_LONGEST_LINE >> 20} MB", "write one row a line", number)
         yield number, line.removeprefix(_UTF8_BOM) if number == 1 else line
 
 
@@ -245,7 +265,7 @@ def _jsonl(stream: io.BufferedIOBase) -> _Read:
 
 
 def _json(stream: io.BufferedIOBase) -> _Read:
-    data = stream.read().removeprefix(_UTF8_BOM)
+    data = _whole(stream, "write one row a line in a .jsonl file").getvalue().removeprefix(_UTF8_BOM)
     value = _parse(data) if data.strip() else []
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
@@ -290,16 +310,18 @@ def _csv(stream: io.BufferedIOBase, delimiter: str) -> _Read:
 
 
 def _header(fields: list[str], line: int) -> list[str]:
+    seen: set[str] = set()
     for column, name in enumerate(fields, 1):
         if not name.strip():
             raise _MalformedError(f"column {column} has no name", "name each column in the first line", line)
-        if name in fields[: column - 1]:
-            raise _MalformedError(f"two columns are named {name!r}", "rename one of them", line)
+        if name in seen:
+            raise _MalformedError(f"two columns are named {shown(name)}", "rename one of them", line)
+        seen.add(name)
     return fields
 
 
 def _parquet(stream: io.BufferedIOBase) -> _Read:
-    source = io.BytesIO(stream.read()) if isinstance(stream, gzip.GzipFile) else stream
+    source = _whole(stream, "unpack the .gz file") if isinstance(stream, gzip.GzipFile) else stream
     try:
         file = pq.ParquetFile(source)
         names = file.schema_arrow.names
@@ -321,26 +343,6 @@ _READERS: dict[str, Callable[[io.BufferedIOBase], _Read]] = {
     ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
 }
-
-
-def _hub(ref: str) -> _Read:
-    match = _HUB.fullmatch(ref)
-    if match is None:
-        raise DataError("not a hub dataset", where=ref, fix="write it like hub:OWNER/NAME:CONFIG/SPLIT")
-    if offline():
-        fix = "unset SHINAN_OFFLINE, or name a local file"
-        raise RunError("SHINAN_OFFLINE forbids downloads", where=ref, fix=fix)
-    try:
-        import datasets
-    except ImportError:
-        fix = "pip install 'shinan[hub]'"
-        raise RunError("hub datasets need the package `datasets`", where=ref, fix=fix) from None
-    try:
-        split = match["split"] or "train"
-        for row in datasets.load_dataset(match["name"], match["config"], split=split, streaming=True):
-            yield None, row
-    except Exception as error:  # the library passes on whatever its HTTP client of the day raises
-        raise RunError(f"cannot load the dataset: {error}", where=ref, fix=_HUB_FIX) from error
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shinan.core.errors import ConfigError, DataError, Problem, nearest
+from shinan.core.errors import ConfigError, DataError, Problem, nearest, shown
 from shinan.core.example import ROLES, Example, Message, Part, Provenance, Role, assistant, system, user
 from shinan.formats.rows import Row, Where, fault, kind, read_rows, write_rows
 
@@ -198,19 +198,19 @@ def _message(item: Row, name: str, where: str) -> Message:
             raise DataError(f"{name} holds {key!r}", where=where, fix=fix)
     role, content, weight = item.get("role"), item.get("content"), item.get("weight")
     if role not in ROLES:
-        raise DataError(f"{name} has the role {role!r}", where=where, fix=nearest(str(role), ROLES))
+        raise DataError(f"{name} has the role {shown(role)}", where=where, fix=nearest(role, ROLES))
     if isinstance(content, list):
         content = "".join(_text_part(part, f"{name}'s content", where) for part in content)
     text = _text(content, f"{name}'s content", where)
     if weight is not None and (role != "assistant" or weight not in (0, 1)):
         fix = "give only assistant turns a weight, 0 (not trained) or 1"
-        raise DataError(f"{name} has the weight {weight!r}", where=where, fix=fix)
+        raise DataError(f"{name} has the weight {shown(weight)}", where=where, fix=fix)
     return Message(role, (Part(text),), None if weight is None else bool(weight))
 
 
 def _text_part(part: Any, name: str, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
-        got = repr(part.get("type")) if isinstance(part, dict) else kind(part)
+        got = shown(part.get("type")) if isinstance(part, dict) else kind(part)
         raise DataError(f"{name} has a part of type {got}", where=where, fix="only parts of type 'text' can be read")
     return _text(part.get("text"), f"{name}'s text", where)
 
@@ -232,7 +232,11 @@ def _from_sharegpt(row: Row, where: str) -> Example:
     for index, item in enumerate(_items(row["conversations"], "'conversations'", where)):
         name, speaker = f"'conversations'[{index}]", item.get("from")
         if not isinstance(speaker, str) or speaker not in _SPEAKERS:
-            raise DataError(f"{name} is from {speaker!r}", where=where, fix=nearest(str(speaker), _SPEAKERS))
+            raise DataError(
+                f"{name} is from {shown(speaker)}",
+                where=where,
+                fix=nearest(speaker, _SPEAKERS),
+            )
         turns.append(Message(_SPEAKERS[speaker], (Part(_text(item.get("value"), f"{name}'s value", where)),)))
     return Example(tuple(turns))
 

@@ -23,41 +23,31 @@ from typing import Annotated, Any, NoReturn
 
 import jinja2
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shinan.core.config import Config, load_yaml, validate
 from shinan.core.errors import DataError, nearest
 from shinan.core.example import Example, Message, Part, Provenance, assistant
+from shinan.core.sandbox import FAILURES, MAX_CHARS, Sandbox
 from shinan.formats.rows import Row, Where, fault, kind
 
-MAX_CHARS = 100_000
-"""The longest text that a template may write, in characters."""
 SEPARATOR = "|||"
 """Stands between choices, or between accepted outputs, that one text lists."""
 
 _MISSING = re.compile(r"'(.+)' is undefined")
-# What a template can raise over a row; anything else is our bug.
-_FAILURES = (
-    *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
-    *(SyntaxError, RecursionError, MemoryError),
-)
 
 
 class _Choices(list[str]):
     """The choices as a template sees them. A negative index, the common mark of unlabelled rows, is no choice."""
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox without chance (a row always gives the same text) and the shortest ways to fill the memory."""
-
-    intercepted_binops = frozenset({"*", "**"})
+class _RowSandbox(Sandbox):
+    """The sandbox of prompt templates: strict about what a row lacks, and about what can be printed."""
 
     def __init__(self) -> None:
         super().__init__(
             undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_printed
         )
-        del self.globals["lipsum"], self.filters["random"]
         # Jinja's own `tojson` escapes <, > and & for HTML.
         self.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
 
@@ -65,14 +55,6 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(obj, _Choices) and not isinstance(argument, slice) and argument not in range(len(obj)):
             return self.undefined(hint=f"there is no choice {argument!r}; they are 0 to {len(obj) - 1}")
         return super().getitem(obj, argument)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            raise SecurityError("** is not for templates")
-        for text, times in ((left, right), (right, left)):
-            if isinstance(text, str | list | tuple) and isinstance(times, int) and len(text) * times > MAX_CHARS:
-                raise SecurityError(f"a repetition of more than {MAX_CHARS} characters or items")
-        return super().call_binop(context, operator, left, right)
 
 
 def _printed(value: Any) -> Any:
@@ -82,7 +64,7 @@ def _printed(value: Any) -> Any:
     raise jinja2.TemplateRuntimeError(f"cannot print {kind(value)}; see Jinja's default, join, tojson and string")
 
 
-_ENVIRONMENT = _Sandbox()
+_ENVIRONMENT = _RowSandbox()
 
 
 @lru_cache(maxsize=1024)
@@ -95,7 +77,7 @@ def _compiles(source: str) -> str:
         _compile(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"not a valid template, line {error.lineno} of the text: {error.message}") from None
-    except _FAILURES as error:  # nested too deeply, or a number of too many digits
+    except FAILURES as error:  # nested too deeply, or a number of too many digits
         raise ValueError(f"not a valid template: {error}") from None
     return source
 
@@ -201,7 +183,7 @@ class _Filling:
             self._refuse_undefined(part, error.message or "a field is missing")
         except SecurityError as error:
             self._refuse(part, f"asks for what templates may not do: {error}", "use the row's fields only")
-        except _FAILURES as error:
+        except FAILURES as error:
             self._refuse(part, f"fails: {error or type(error).__name__}", "correct the row or the template")
         text = "".join(written)
         self.check(part, not (problem := fault(text)), f"holds {problem}")

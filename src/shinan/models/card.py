@@ -116,7 +116,9 @@ def _read(folder: Path) -> Card:
         files = {str(name): int(facts["bytes"]) for name, facts in value.pop("files").items()}
         parents = tuple(Parent(**parent) for parent in value.pop("parents"))
         card = Card(folder, parents=parents, notices=tuple(value.pop("notices")), **value)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if any(Path(notice).is_absolute() or ".." in Path(notice).parts for notice in card.notices):
+            raise ValueError("it names a notice outside its folder")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"this model card is damaged: {error}", where=str(path), fix="make the folder again"
         ) from error

@@ -21,10 +21,10 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shinan.core.errors import DataError, ModelError
 from shinan.core.example import Message, Part, assistant, user
+from shinan.core.sandbox import FAILURES, Sandbox
 from shinan.models.rendering import ChatFormat, Piece, stops
 from shinan.models.tokenizer import Tokenizer
 
@@ -118,8 +118,9 @@ class TemplateFormat(ChatFormat):
                 documents=None,
                 **self.tokenizer.named_specials,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            raise ModelError(f"the tokenizer's chat template fails: {error}", fix=_OTHER) from error
+        except FAILURES as error:
+            why = str(error) or type(error).__name__
+            raise ModelError(f"the tokenizer's chat template fails: {why}", fix=_OTHER) from error
 
 
 def template_format(tokenizer: Tokenizer) -> ChatFormat:
@@ -127,8 +128,9 @@ def template_format(tokenizer: Tokenizer) -> ChatFormat:
     source = tokenizer.chat_template or ""
     try:
         template = _environment().from_string(source)
-    except jinja2.TemplateError as error:
-        raise ModelError(f"the tokenizer's chat template is broken: {error}", fix=_OTHER) from error
+    except FAILURES as error:
+        why = str(error) or type(error).__name__
+        raise ModelError(f"the tokenizer's chat template is broken: {why}", fix=_OTHER) from error
     draft = TemplateFormat(
         name="tokenizer",
         tokenizer=tokenizer,
@@ -164,14 +166,12 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> Sandbox:
     """The environment that chat templates are written for, sandboxed.
 
     `strftime_now` is left undefined: a prompt must not change with the day. Templates that offer a fixed date use it.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     return environment

@@ -1,72 +1,160 @@
-"""The LM head at labelled positions only, fused with the cross-entropy, in chunks.
+"""The LM head at supervised positions only, fused with the cross-entropy, in chunks whose logits are never kept.
 
-A small model with a large vocabulary spends most of its head's work on positions whose logits nobody reads. Here the
-head runs on the supervised rows alone, and each chunk makes its logits, its loss and its gradients at once, so that no
-more than one chunk of logits ever exists (the idea of cut cross-entropy, arXiv 2411.09009, and of Liger's fused linear
-cross-entropy, arXiv 2410.10989, without custom kernels).
+A small model with a large vocabulary spends most of its head's work on positions whose logits nobody reads. Here each
+chunk makes its logits, its loss and its gradients at once (the idea of cut cross-entropy, arXiv 2411.09009, and of
+Liger's fused linear cross-entropy, arXiv 2410.10989, without custom kernels).
+
+The target is taken out of the softmax first. With q the softmax over all other tokens and p the target's probability,
+the gradient of -log p is (1 - p) (q - onehot): no difference of near-equal numbers is taken, so that the products can
+run in bf16 also where the model is sure, and (1 - p) is applied in fp32.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-_CHUNK_LOGITS = 1 << 27  # logits a chunk: 512 rows of a 262,144-token vocabulary, 0.5 GB in fp32
+_CHUNK_BYTES = 1 << 29  # of logits: larger leaves the cache for good, smaller makes the products slower
+_BLOCK = 8  # rows of logits normalised together on a CPU: 4 MB in bf16, which stay in its cache
+# In bf16, columns of the vocabulary to which no row of a chunk gives more than a threshold are left out of the backward
+# products, as in cut cross-entropy, which takes the threshold 2**-12 as it is. Here the first threshold is taken under
+# which rows lose no more of their probability, in the mean, than bf16 rounds away (2**-9); if there is none, or in
+# fp32, nothing is left out.
+_THRESHOLDS: tuple[float, ...] = (2.0**-16, 2.0**-20)
+_ROUNDED = 2.0**-9
 
 
-class _WeightedNll(torch.autograd.Function):
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A linear map from states to logits, and the likelihood of targets under it.
+
+    Attributes:
+        weight: [v, d], tied or not.
+        softcap: final logit soft-capping (Gemma 2): logits become softcap * tanh(logits / softcap); 0 for none.
+        sink: [v, d] fp32, to which the weight's gradient is added; None for a frozen head.
+    """
+
+    weight: Tensor
+    softcap: float = 0.0
+    sink: Tensor | None = None
+
+    def nll(self, x: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of targets, summed with weights.
+
+        The weight's gradient goes to `sink` at once, for an upstream gradient of 1: what the sum is to be divided by
+        must be in `weights` already.
+
+        Args:
+            x: [n, d] final hidden states at the supervised positions.
+            targets: [n] int64 token ids.
+            weights: [n] fp32, of any sign.
+
+        Returns:
+            (the sum, a scalar in fp32 with gradient; log-probabilities [n] in fp32, detached, in nats).
+        """
+        if not torch.is_grad_enabled():  # of which a Function is not told: it would fill the sink
+            x = x.detach()
+        total, log_probs = _Nll.apply(x, self, targets, weights)  # type: ignore[no-untyped-call]
+        return total, log_probs
+
+    @torch.no_grad()
+    def log_probs(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of targets, [n] in fp32, in nats, without gradient."""
+        return self.nll(x, targets, x.new_ones(len(x), dtype=torch.float32))[1]
+
+
+class _Nll(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, head: Tensor, targets: Tensor, weights: Tensor, softcap: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, head: Head, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         log_probs = torch.empty(len(x), dtype=torch.float32, device=x.device)
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        rows_a_chunk = max(1, _CHUNK_LOGITS // len(head))
-        for start in range(0, len(x), rows_a_chunk):
-            part = slice(start, start + rows_a_chunk)
-            index = targets[part, None]
-            logits = (x[part] @ head.T).float()
-            if softcap:
-                logits = logits.div_(softcap).tanh_().mul_(softcap)
-            slope = 1 - (logits / softcap) ** 2 if softcap else None
-            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-            log_probs[part] = (logits.gather(1, index) - normaliser)[:, 0]
-            if grad_x is None and grad_head is None:
-                continue
-            grad = logits.sub_(normaliser).exp_()  # softmax; minus one at the target below
-            grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=grad.dtype)).mul_(weights[part, None])
-            low = (grad * slope if slope is not None else grad).to(x.dtype)
-            if grad_x is not None:
-                grad_x[part] = low @ head
-            if grad_head is not None:
-                grad_head += low.T @ x[part]
-        ctx.save_for_backward(grad_x, None if grad_head is None else grad_head.to(head.dtype))
+        grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        rows = max(1, _CHUNK_BYTES // (len(head.weight) * x.element_size()))
+        buffer = x.new_empty(min(rows, len(x)), len(head.weight))
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            logits = torch.mm(x[part], head.weight.T, out=buffer[: len(x[part])])
+            sure, largest = _normalise(logits, targets[part], log_probs[part], head.softcap)
+            if grad is not None:
+                grad[part] = _slopes(x[part], head, logits, largest, sure * weights[part])
+        ctx.grad, ctx.in_place = grad, head.sink is not None
         ctx.mark_non_differentiable(log_probs)
         return -(log_probs * weights).sum(), log_probs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if kept is None else kept * grads[0].to(kept.dtype) for kept in ctx.saved_tensors]
-        return (*scaled, None, None, None)
+        if ctx.in_place and float(grads[0]) != 1:
+            raise RuntimeError("the head's gradient is already added: scale the weights, not the loss")
+        grad, ctx.grad = ctx.grad, None
+        return grad if ctx.in_place else grad * grads[0].to(grad.dtype), None, None, None
 
 
-def weighted_nll(
-    x: Tensor, head: Tensor, targets: Tensor, weights: Tensor, softcap: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of targets, summed with weights.
+def _normalise(logits: Tensor, targets: Tensor, log_probs: Tensor, softcap: float) -> tuple[Tensor, Tensor]:
+    """Turn logits in place into q - onehot (times the soft-cap's slope), and fill in `log_probs`.
 
-    Args:
-        x: [n, d] final hidden states at the supervised positions.
-        head: [v, d] the LM head's weight (tied or not).
-        targets: [n] int64 token ids.
-        weights: [n] float32.
-        softcap: final logit soft-capping (Gemma 2); 0 for none.
-
-    Returns:
-        (the sum, a scalar in fp32 with gradient; log-probabilities [n] in fp32, detached, in nats).
+    Returns (1 - p of each row [n] in fp32; the largest entry of each column of q [v]).
     """
-    total, log_probs = _WeightedNll.apply(x, head, targets, weights, softcap)  # type: ignore[no-untyped-call]
-    return total, log_probs
+    block = _BLOCK if logits.device.type == "cpu" else len(logits)
+    others = torch.empty_like(log_probs)
+    largest = logits.new_zeros(logits.shape[1])
+    for start in range(0, len(logits), block):
+        part = slice(start, start + block)
+        rows, index = logits[part], targets[part, None]
+        if softcap:
+            rows.div_(softcap).tanh_().mul_(softcap)
+            slope = 1 - (rows / softcap) ** 2
+        own = rows.gather(1, index).float()
+        rows.scatter_(1, index, float("-inf"))
+        top = rows.amax(-1, keepdim=True)
+        torch.softmax(rows, -1, out=rows)
+        # the log of the sum over all others, from the largest of them and its share
+        rest = top.float() - rows.amax(-1, keepdim=True).float().log()
+        log_probs[part] = -F.softplus(rest - own)[:, 0]
+        others[part] = torch.sigmoid(rest - own)[:, 0]
+        torch.maximum(largest, rows.amax(0), out=largest)
+        rows.scatter_(1, index, -1.0)
+        if softcap:
+            rows.mul_(slope)
+    largest[targets] = 1.0
+    return others, largest
+
+
+def _slopes(x: Tensor, head: Head, slopes: Tensor, largest: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of the states [n, d]; that of the weight goes to the sink. `slopes` is q - onehot, [n, v]."""
+    weight, scale = head.weight, scale[:, None]
+    kept = None
+    if x.dtype != torch.float32 and not head.softcap:
+        slopes, kept = _substantial(slopes, largest)
+    if head.sink is not None and x.dtype == torch.float32:
+        head.sink.addmm_(slopes.T, x * scale)
+    elif head.sink is not None:
+        part = slopes.T @ (x * scale).to(x.dtype)
+        head.sink.add_(part) if kept is None else head.sink.index_add_(0, kept, part.float())
+    rows = weight if kept is None else weight.index_select(0, kept)
+    return ((slopes @ rows).float() * scale).to(x.dtype)
+
+
+def _substantial(slopes: Tensor, largest: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The columns of `slopes` that matter, and their indices; all of them (None) if there are too many."""
+    for threshold in _THRESHOLDS:
+        kept = (largest > threshold).nonzero()[:, 0]
+        if len(kept) > len(largest) // 2:
+            break
+        part = _columns(slopes, kept)
+        lost = -part.sum(-1, dtype=torch.float32)  # q sums to 1, and the target's -1 is always kept
+        if float(lost.mean()) <= _ROUNDED:
+            return part, kept
+    return slopes, None
+
+
+def _columns(slopes: Tensor, kept: Tensor) -> Tensor:
+    """Columns of a matrix; on a CPU row by row, which is three times as fast there."""
+    if slopes.device.type != "cpu":
+        return slopes.index_select(1, kept)
+    chosen = slopes.new_empty(len(slopes), len(kept))
+    for row, out in zip(slopes, chosen, strict=True):
+        torch.index_select(row, 0, kept, out=out)
+    return chosen

@@ -12,15 +12,16 @@ from shinan.core.hashing import content_hash
 from shinan.core.store import Store
 from shinan.recipe.schema import EvalTask, Recipe, bound
 
-Kind = Literal["build", "items", "curate", "before", "tune", "after", "compare"]
+Kind = Literal["build", "items", "curate", "audit", "before", "tune", "after", "compare"]
 
 # Raised when the code of a stage changes its results. Components carry versions of their own.
 _VERSIONS: Mapping[Kind, int] = {
     "build": 1,
     "items": 1,
     "curate": 1,
+    "audit": 1,
     "before": 1,
-    "tune": 1,
+    "tune": 2,
     "after": 1,
     "compare": 1,
 }
@@ -92,6 +93,7 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
     checks = [bound("check", use).identity() for use in recipe.curate]
     clean = recipe.decontaminate.model_dump() if not isinstance(recipe.decontaminate, bool) else False
     yield "curate", "curate", "curate", builds + items, "", {"checks": checks, "decontaminate": clean}
+    yield "audit", "audit", "audit", ("curate",), "", machine | _supervision(recipe)
     for task in recipe.evaluate:
         yield (
             f"evaluate.{task.id}.before",
@@ -101,7 +103,7 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
             task.id,
             machine | _asking(task),
         )
-    yield "tune", "tune", f"tune.{recipe.tune.objective}", ("curate",), "", machine | _tuning(recipe)
+    yield "tune", "tune", f"tune.{recipe.tune.objective}", ("curate", "audit"), "", machine | _tuning(recipe)
     for task in recipe.evaluate:
         needs = (f"items.{task.id}", "tune")
         yield f"evaluate.{task.id}.after", "after", "evaluate", needs, task.id, machine | _asking(task)
@@ -111,6 +113,11 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
 
 def _asking(task: EvalTask) -> dict[str, Any]:
     return {"metrics": task.metrics, "max_new_tokens": task.max_new_tokens}
+
+
+def _supervision(recipe: Recipe) -> dict[str, Any]:
+    """What decides which tokens are trained."""
+    return recipe.tune.model_dump(mode="json", include={"objective", "params", "method", "max_tokens", "too_long"})
 
 
 def _tuning(recipe: Recipe) -> dict[str, Any]:

@@ -72,15 +72,21 @@ def preview(recipe: Recipe, folder: Path) -> list[tuple[Stage, State]]:
 
 def decide(recipe: Recipe, model: Path, folder: Path) -> Setting:
     """Chat format, number format and device: as plan.json says if the run was begun before, else decided now."""
-    try:
-        begun = json.loads((folder / "plan.json").read_text("utf-8"))["probe"]
-    except (OSError, ValueError, KeyError, TypeError):
-        begun = {}
+    begun = _begun(folder).get("probe") or {}
     device = begun.get("device") or default_device().type
     dtype = _DTYPES.get(recipe.tune.precision) or begun.get("dtype")
     if dtype is None:
         dtype = str(probe_dtype(torch.device(device))).removeprefix("torch.")
     return Setting(load_card(model).fingerprint, chat_of(model, recipe.chat).name, dtype, device)
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """plan.json of an earlier attempt in this folder, if there is one."""
+    try:
+        document = json.loads((folder / "plan.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _bring(stage: Stage, state: State, room: Room, store: Store) -> None:
@@ -139,9 +145,11 @@ def write_plan(folder: Path, recipe: Recipe, setting: Setting, stages: list[Stag
     ]
     # A dtype that the recipe names is not kept as the probe's: without it the probe is asked again.
     probe = {"device": setting.device} | ({"dtype": setting.dtype} if recipe.tune.precision == "auto" else {})
+    noted = _begun(folder).get("schedule")  # the tuning engine's: it says itself for which key it holds
     document = {
         "setting": asdict(setting),
         "probe": probe,
+        **({"schedule": noted} if noted else {}),
         "versions": _versions(),
         "machine": _machine(setting),
         "stages": table,

@@ -124,7 +124,7 @@ def _components(recipe: Recipe) -> list[tuple[str, tuple[str | int, ...], str, d
     found += [("build", ("evaluate", i), task.use, task.params) for i, task in enumerate(recipe.evaluate)]
     for i, task in enumerate(recipe.evaluate):
         found += [("scorer", ("evaluate", i, "metrics", j), name, {}) for j, name in enumerate(task.metrics)]
-    found.append(("objective", ("tune", "objective"), recipe.tune.objective, {}))
+    found.append(("objective", ("tune", "objective"), recipe.tune.objective, recipe.tune.params))
     return found
 
 
@@ -136,6 +136,7 @@ def import_rooms() -> None:
     import shinan.curate.duplicates
     import shinan.scorers.exact
     import shinan.scorers.rouge
+    import shinan.train.dpo
     import shinan.train.sft  # noqa: F401
 
 

@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,25 @@ from shinan.core.errors import DataError
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import bind
+from shinan.core.verdict import Verdict
 from shinan.curate.overlap import overlap
 from shinan.curate.run import curate
 from shinan.evaluate.results import best_style, compare_samples, means
 from shinan.evaluate.run import Ask, as_items, evaluate
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import load_card
-from shinan.models.chat import chat_format
+from shinan.models.chat import ChatFormat, chat_format
 from shinan.models.checkpoint import load_model, save_model
+from shinan.models.forest import Bundle
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
 from shinan.recipe.plan import Kind, Setting, Stage
 from shinan.recipe.schema import EvalTask, Recipe, bound
 from shinan.train import lora
-from shinan.train.engine import Fitted, Places, fit
+from shinan.train.audit import audit, audit_saved
+from shinan.train.engine import Places, fit
+from shinan.train.facts import facts_of
+from shinan.train.findings import Finding, refuse
 from shinan.train.rows import tokenise
 
 PLAIN = "plain"  # the style a base model is asked in beside the tuned template
@@ -119,39 +124,40 @@ def _ask(room: Room, stage: Stage, model: Path, styles: Sequence[str], side: str
     return {"n": len(samples) // len(styles), "model": load_card(model).name}, log
 
 
+def _audit(room: Room, stage: Stage, out: Path) -> Outcome:
+    findings = examine(room, supervised(room, read_rows(room.stage("curate"))))
+    refuse(findings)
+    return Outcome(facts={"findings": [asdict(finding) for finding in findings]}, files=[])
+
+
 def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     settings = room.recipe.tune
-    tokenizer = Tokenizer.load(room.model)
-    chat = chat_format(room.setting.chat, tokenizer)
-    examples = read_rows(room.stage("curate"))
-    rows, dropped = tokenise(examples, chat, settings.max_tokens)
-    lost = {example.row for example, _ in dropped}
-    tally = write_rows(out, [example for example in examples if example.row not in lost], dropped)
+    data = supervised(room, read_rows(room.stage("curate")))
+    tally = write_rows(out, data.kept, data.dropped)
+    objective = bind("objective", settings.objective, settings.params)()
     checkpoints = room.folder / "checkpoints"
-    places = Places(checkpoints / "states", room.folder / "metrics.jsonl")
-    objective = bind("objective", settings.objective, {})()
+    places = Places(checkpoints / "states", room.folder / "metrics.jsonl", room.folder / "plan.json")
     with loaded(room.model, room.setting) as model:
         if settings.method == "lora":
             model = lora.wrap(model, settings.adapter, room.recipe.seed)
-        fitted = fit(model, objective, rows, settings, key=stage.key, seed=room.recipe.seed, places=places)
-        files = _save(room, model, tokenizer, fitted, checkpoints)
-    facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json")}
-    files += ["../../metrics.jsonl", "data.parquet", "dropped.parquet"]
-    return Outcome(tally.to_dict(), facts, files)
+        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=room.recipe.seed, places=places)
+        for which in ("last", "best"):
+            fitted.restore(which)
+            whole = lora.merge(copy.deepcopy(model)) if settings.method == "lora" else model
+            _save(room, whole, data, checkpoints / which)
+    facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json", by_alias=True)}
+    saved = [path for which in ("last", "best") for path in sorted((checkpoints / which).rglob("*"))]
+    files = [_outside(path, room) for path in saved if path.is_file()]
+    return Outcome(tally.to_dict(), facts, [*files, "../../metrics.jsonl", "data.parquet", "dropped.parquet"])
 
 
-def _save(room: Room, model: Any, tokenizer: Tokenizer, fitted: Fitted, checkpoints: Path) -> list[str]:
-    """Write `checkpoints/last` and `checkpoints/best` as whole models; returns their files."""
-    chat = chat_format(room.setting.chat, tokenizer)
-    parents = [load_card(room.model)]
-    files = []
-    for which in ("last", "best"):
-        fitted.restore(which)
-        whole = lora.merge(copy.deepcopy(model)) if room.recipe.tune.method == "lora" else model
-        with new_folder(checkpoints / which) as beside:
-            save_model(beside, whole, tokenizer, chat, name=f"{room.recipe.name}/{which}", parents=parents)
-        files += [_outside(path, room) for path in sorted((checkpoints / which).rglob("*")) if path.is_file()]
-    return files
+def _save(room: Room, model: Any, data: Supervised, folder: Path) -> None:
+    """Write a checkpoint as a whole model, and check that it stops and is prompted as it was trained."""
+    chat = data.chat
+    with new_folder(folder) as beside:
+        name = f"{room.recipe.name}/{folder.name}"
+        save_model(beside, model, chat.tokenizer, chat, name=name, parents=[load_card(room.model)])
+        refuse(audit_saved(beside, chat, data.kept))
 
 
 def _compare(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -168,11 +174,47 @@ WORK: Mapping[Kind, Callable[[Room, Stage, Path], Outcome]] = {
     "build": _build,
     "items": _items,
     "curate": _curate,
+    "audit": _audit,
     "before": _before,
     "tune": _tune,
     "after": _after,
     "compare": _compare,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """What a run trains on.
+
+    Attributes:
+        chat: the chat format it is written in.
+        kept: the examples that are trained on.
+        bundles: the same as tokens, in the same order.
+        dropped: the examples that cannot be trained on, each with its verdict.
+    """
+
+    chat: ChatFormat
+    kept: list[Example]
+    bundles: list[Bundle]
+    dropped: list[tuple[Example, Verdict]]
+
+
+def supervised(room: Room, examples: Sequence[Example]) -> Supervised:
+    """The rows that curation leaves, as tokens."""
+    tune = room.recipe.tune
+    chat = chat_format(room.setting.chat, Tokenizer.load(room.model))
+    pairs = bind("objective", tune.objective, tune.params)().pairs
+    bundles, dropped = tokenise(examples, chat, tune.max_tokens, too_long=tune.too_long, pairs=pairs)
+    lost = {id(example) for example, _ in dropped}
+    return Supervised(chat, [example for example in examples if id(example) not in lost], bundles, dropped)
+
+
+def examine(room: Room, data: Supervised) -> list[Finding]:
+    """Everything that is wrong with the supervision (see `train.audit`)."""
+    tune = room.recipe.tune
+    with loaded(room.model, room.setting) as model:
+        facts = facts_of(model, data.chat, frozen=tune.method == "lora")
+    return audit(data.kept, data.bundles, data.dropped, data.chat, facts, cut=tune.too_long == "truncate")
 
 
 @contextmanager

@@ -235,9 +235,19 @@ def _open(run: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     recipe = load_yaml(recipe_path).data
     try:
         plan = json.loads(plan_path.read_text("utf-8")) if plan_path.exists() else {}
-    except (OSError, ValueError) as error:
+        if not _is_plan(plan):
+            raise ValueError("not the stages of a run")
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read the plan: {error}", where=str(plan_path), fix="run the recipe again") from error
     return (recipe if isinstance(recipe, dict) else {}), plan
+
+
+def _is_plan(value: Any) -> bool:
+    stages = value.get("stages", []) if isinstance(value, dict) else None
+    texts = ("id", "use", "key")
+    return isinstance(stages, list) and all(
+        isinstance(stage, dict) and all(isinstance(stage.get(name), str) for name in texts) for stage in stages
+    )
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -252,7 +262,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             if line:
                 yield json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
             where, fix = f"{path}:{number}", "delete the stage's folder and run again"
@@ -263,12 +273,16 @@ def _curves(path: Path) -> tuple[tuple[LossPoint, ...], tuple[LossPoint, ...]]:
     """Training and validation losses over the tokens trained on so far."""
     losses: list[LossPoint] = []
     validations = []
-    for line in _lines(path) if path.exists() else ():
+    for number, line in enumerate(_lines(path) if path.exists() else (), 1):
         tokens = losses[-1].tokens if losses else 0
-        if "loss" in line:
-            losses.append(LossPoint(line["step"], tokens + line["tokens"], line["loss"]))
-        else:
-            validations.append(LossPoint(line["step"], tokens, line["validation_loss"]))
+        try:
+            if "loss" in line:
+                losses.append(LossPoint(line["step"], tokens + line["tokens"], line["loss"]))
+            else:
+                validations.append(LossPoint(line["step"], tokens, line["validation_loss"]))
+        except (KeyError, TypeError) as error:
+            where, fix = f"{path}:{number}", "delete the stage's folder and run again"
+            raise DataError("not the losses of a step", where=where, fix=fix) from error
     return tuple(losses), tuple(validations)
 
 

@@ -12,26 +12,33 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from shinan.core.dataset import cannot_write, write_atomic
+from shinan.core.dataset import write_atomic, writing
 from shinan.core.errors import TrainingError
 from shinan.core.hashing import derive_seed
 from shinan.core.progress import Progress, progress
-from shinan.models.batch import TokenRow, pad
+from shinan.models.decoder import Decoder
+from shinan.models.forest import Bundle
+from shinan.models.memory import keep_freed_memory
+from shinan.train.lomo import Lomo
+from shinan.train.masters import Masters
 from shinan.train.objective import Objective
-from shinan.train.optim import Masters, adamw, learning_rate
-from shinan.train.rows import Micro, Step, group_by_length, plan_steps, split, steps_per_epoch
+from shinan.train.optim import learning_rate, make_optimiser
+from shinan.train.rows import Step, plan_steps, split, steps_per_epoch
+from shinan.train.schedule import Schedule, decide, recall, record, smaller
 from shinan.train.settings import TuneSettings
 from shinan.train.state import Scalars, load_state, save_state
+from shinan.train.step import Summed, add_gradients, mean_loss
 
 _WINDOW = 8  # steps averaged when judging whether the loss explodes
 _EXPLODED = 2.0  # times the starting loss
+_PREPARED = 2048  # tokens of a forward pass before the first step, which keeps no activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,12 @@ class Places:
     Attributes:
         states: folder of checkpoints to resume from.
         metrics: one JSON line a step or validation.
+        plan: a JSON file whose `schedule` says how the run is computed: read on resume.
     """
 
     states: Path
     metrics: Path
+    plan: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +75,17 @@ class Fitted:
 class _Run:
     """What the loop carries."""
 
-    model: Any
+    decoder: Decoder
     objective: Objective
-    rows: Sequence[TokenRow]
-    held: Sequence[TokenRow]
+    bundles: Sequence[Bundle]
+    held: Sequence[Bundle]
     settings: TuneSettings
     key: str
     seed: int
     places: Places
     masters: Masters
     optimiser: torch.optim.Optimizer
+    schedule: Schedule
     scalars: Scalars = field(default_factory=Scalars)
     recent: list[float] = field(default_factory=list)
     saved_at: float = 0.0
@@ -84,7 +94,7 @@ class _Run:
 def fit(
     model: Any,
     objective: Objective,
-    rows: Sequence[TokenRow],
+    bundles: Sequence[Bundle],
     settings: TuneSettings,
     *,
     key: str,
@@ -97,31 +107,19 @@ def fit(
     continues.
 
     Raises:
-        TrainingError: no rows, a loss that is NaN or explodes, a damaged checkpoint.
+        TrainingError: no rows, a loss that is NaN or explodes, a damaged checkpoint, too little memory.
+        ModelError: a model whose attention or head a forest batch would not compute exactly.
     """
-    if not rows:
+    if not bundles:
         raise TrainingError("no rows to train on", fix="see which rows were dropped, and why, in the curate stage")
-    trained, held = split(len(rows), settings.validation, seed)
-    masters = Masters(model)
-    optimiser = adamw(masters, settings.weight_decay)
-    run = _Run(
-        model,
-        objective,
-        [rows[i] for i in trained],
-        [rows[i] for i in held],
-        settings,
-        key,
-        seed,
-        places,
-        masters,
-        optimiser,
-    )
-    run.scalars = load_state(places.states, key, masters, optimiser) or Scalars()
-    steps = list(_steps(run))
-    _rewind_metrics(places.metrics, run.scalars.step)
-    model.train()
-    with _signals() as interrupted, progress("tuning", sum(_tokens(run, s) for s in steps), "tokens") as bar:
-        _loop(run, steps, bar, interrupted)
+    keep_freed_memory()
+    masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
+    with Decoder(model, sinks=masters.sinks) as decoder:
+        run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places)
+        steps = list(_steps(run.bundles, settings, seed))
+        _rewind_metrics(places.metrics, run.scalars.step)
+        with _signals() as interrupted, progress("tuning", sum(_tokens(run, s) for s in steps), "tokens") as bar:
+            _loop(run, steps, bar, interrupted)
     model.eval()
     last = {name: weight.detach().clone() for name, weight in masters.weights.items()}
 
@@ -132,15 +130,48 @@ def fit(
     return Fitted(_facts(run, steps), restore)
 
 
-def _steps(run: _Run) -> Iterator[Step]:
-    s = run.settings
-    lengths = [len(row.ids) for row in run.rows]
-    return plan_steps(lengths, epochs=s.epochs, batch_size=s.batch_size, micro_tokens=s.micro_tokens, seed=run.seed)
+def _prepare(
+    decoder: Decoder,
+    objective: Objective,
+    bundles: Sequence[Bundle],
+    settings: TuneSettings,
+    masters: Masters,
+    key: str,
+    seed: int,
+    places: Places,
+) -> _Run:
+    """Everything before the first step: what is held out, how the run is computed, and where it stands."""
+    trained, held = split(len(bundles), settings.validation, seed)
+    rows = [bundles[i] for i in trained]
+    decoder.model.eval()
+    objective.prepare(decoder, bundles, _PREPARED)
+    decoder.model.train()
+    schedule = recall(places.plan, key)
+    if schedule is None:
+        steps = [[rows[i] for i in step] for step in _steps(rows, settings, seed)]
+        schedule = decide(decoder, objective, steps, settings, masters)
+        record(places.plan, key, schedule)
+    decoder.arrange(checkpoint=schedule.checkpoint, compiled=schedule.compile)
+    optimiser = make_optimiser(settings.optimiser, masters, settings.weight_decay)
+    scalars = load_state(places.states, key, masters, optimiser) or Scalars()
+    held_out = [bundles[i] for i in held]
+    return _Run(decoder, objective, rows, held_out, settings, key, seed, places, masters, optimiser, schedule, scalars)
+
+
+def _steps(bundles: Sequence[Bundle], settings: TuneSettings, seed: int) -> Iterator[Step]:
+    return plan_steps(
+        len(bundles),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=seed,
+        tasks=[bundle[0].task for bundle in bundles],
+        together=settings.instances_per_prompt,
+    )
 
 
 def _loop(run: _Run, steps: Sequence[Step], bar: Progress, interrupted: Callable[[], bool]) -> None:
     bar.skip(sum(_tokens(run, step) for step in steps[: run.scalars.step]))
-    every = max(1, round(run.settings.validate_every * steps_per_epoch(len(run.rows), run.settings.batch_size)))
+    every = max(1, round(run.settings.validate_every * steps_per_epoch(len(run.bundles), run.settings.batch_size)))
     run.saved_at = time.monotonic()
     if run.scalars.step == 0:
         _validate(run)
@@ -164,36 +195,53 @@ def _loop(run: _Run, steps: Sequence[Step], bar: Progress, interrupted: Callable
 
 
 def _step(run: _Run, number: int, step: Step, total: int) -> dict[str, Any]:
-    """One optimiser step: the loss is summed over all its forward passes and divided once, by the global count."""
-    torch.manual_seed(derive_seed(run.seed, "step", number))
-    batches = [[run.rows[i] for i in micro] for micro in step.micros]
-    count = sum(row.weight * row.labelled for batch in batches for row in batch)
-    loss = 0.0
-    for batch in batches:
-        part = run.objective.loss(run.model, pad(batch).to(_device(run)))
-        (part.total / count).backward()  # type: ignore[no-untyped-call]
-        loss += float(part.total.detach())
+    """One optimiser step: gradients over all its forward passes, clipped, and the weights moved."""
     rate = learning_rate(number, total, run.settings.learning_rate, run.settings.warmup, run.settings.schedule)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
-    norm = torch.nn.utils.clip_grad_norm_(run.masters.weights.values(), run.settings.clip)
-    if not math.isfinite(loss) or not torch.isfinite(norm):
+    bundles = [run.bundles[i] for i in step]
+    summed = _gradients(run, number, bundles)
+    norm = run.masters.clip(run.settings.clip)
+    if not math.isfinite(summed.loss) or not math.isfinite(norm):
         raise TrainingError(
-            f"the loss or its gradient is not a number (loss {loss / count}, gradient norm {float(norm)})",
+            f"the loss or its gradient is not a number (loss {summed.loss}, gradient norm {norm})",
             where=f"step {number + 1}",
             fix="lower tune.learning_rate, or set tune.precision: fp32",
         )
-    run.optimiser.step()
-    run.optimiser.zero_grad(set_to_none=True)
+    if isinstance(run.optimiser, Lomo):
+        run.optimiser.step(lambda: _gradients(run, number, bundles))
+    else:
+        run.optimiser.step()
+    run.masters.zero()
     run.masters.publish()
+    rows = [row for bundle in bundles for row in bundle]
     return {
         "step": number + 1,
-        "loss": loss / count,
+        "loss": summed.loss,
         "learning_rate": rate,
-        "gradient_norm": float(norm),
-        "tokens": sum(len(row.ids) for batch in batches for row in batch),
-        "labelled_tokens": sum(row.labelled for batch in batches for row in batch),
+        "gradient_norm": norm,
+        "tokens": sum(len(row.ids) for row in rows),
+        "labelled_tokens": sum(row.labelled for row in rows),
+        "computed_tokens": summed.computed,
     }
+
+
+def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
+    """The step's gradients, in smaller forward passes if memory runs out and the settings allow it."""
+    while True:
+        torch.manual_seed(derive_seed(run.seed, "step", number))
+        try:
+            return add_gradients(run.decoder, run.objective, bundles, run.schedule.micro_tokens, run.masters)
+        except torch.OutOfMemoryError as error:
+            run.masters.zero()
+            if run.settings.on_out_of_memory == "stop" or run.schedule.micro_tokens == 1:
+                raise TrainingError(
+                    f"memory ran out in a forward pass of up to {run.schedule.micro_tokens} tokens",
+                    where=f"step {number + 1}",
+                    fix="lower tune.micro_tokens, set tune.checkpoint: on, or tune.on_out_of_memory: back_off",
+                ) from error
+        run.schedule = smaller(run.schedule)
+        record(run.places.plan, run.key, run.schedule)
 
 
 def _guard(run: _Run, loss: float) -> None:
@@ -212,21 +260,14 @@ def _guard(run: _Run, loss: float) -> None:
         )
 
 
-@torch.no_grad()
 def _validate(run: _Run) -> None:
-    """Loss per labelled token on the rows set apart; the best weights so far are kept on disk."""
+    """Mean loss on the rows set apart; the best weights so far are kept on disk."""
     if not run.held:
         return
-    run.model.eval()
+    run.decoder.model.eval()
     start = time.monotonic()
-    total = weight = 0.0
-    lengths = [len(row.ids) for row in run.held]
-    micros: list[Micro] = list(group_by_length(range(len(lengths)), lengths, run.settings.micro_tokens))
-    for micro in micros:
-        part = run.objective.loss(run.model, pad([run.held[i] for i in micro]).to(_device(run)))
-        total, weight = total + float(part.total), weight + part.weight
-    run.model.train()
-    loss = total / weight
+    loss = mean_loss(run.decoder, run.objective, run.held, run.schedule.micro_tokens)
+    run.decoder.model.train()
     if run.scalars.best_loss is None or loss < run.scalars.best_loss:
         run.scalars.best_loss, run.scalars.best_step = loss, run.scalars.step
         _save_best(run)
@@ -245,47 +286,42 @@ def _save_best(run: _Run) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
     try:
-        save_file({name: weight.detach() for name, weight in run.masters.weights.items()}, beside)
-        beside.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with writing(path):
+            save_file({name: weight.detach() for name, weight in run.masters.weights.items()}, beside)
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _facts(run: _Run, steps: Sequence[Step]) -> dict[str, Any]:
     lines = [json.loads(line) for line in run.places.metrics.read_text("utf-8").splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line]
-    tokens = sum(_tokens(run, step) for step in steps)
-    passes = [[run.rows[i] for i in micro] for step in steps for micro in step.micros]
+    done = [line for line in lines if "loss" in line]
+    last = [line["loss"] for line in done[-_WINDOW:]]
+    tokens = sum(line["tokens"] for line in done)
     return {
-        "examples": len(run.rows),
+        "examples": len(run.bundles),
         "validation_examples": len(run.held),
         "tokens": tokens,
-        "labelled_tokens": sum(run.rows[i].labelled for step in steps for i in step.rows),
-        "computed_tokens": sum(pad(batch).ids.numel() for batch in passes),
+        "labelled_tokens": sum(line["labelled_tokens"] for line in done),
+        "computed_tokens": sum(line["computed_tokens"] for line in done),
         "steps": len(steps),
         "seconds": round(run.scalars.seconds, 2),
         "tokens_per_second": round(tokens / max(run.scalars.seconds, 1e-9), 1),
-        "final_loss": sum(losses[-_WINDOW:]) / len(losses[-_WINDOW:]),
+        "final_loss": sum(last) / len(last),
         "best_validation_loss": run.scalars.best_loss,
         "best_step": run.scalars.best_step if run.held else len(steps),
         "trainable_parameters": sum(weight.numel() for weight in run.masters.weights.values()),
+        "schedule": asdict(run.schedule),
     }
 
 
 def _tokens(run: _Run, step: Step) -> int:
-    return sum(len(run.rows[i].ids) for i in step.rows)
-
-
-def _device(run: _Run) -> torch.device:
-    return next(iter(run.masters.weights.values())).device
+    return sum(len(row.ids) for i in step for row in run.bundles[i])
 
 
 def _log(run: _Run, line: dict[str, Any]) -> None:
-    try:
-        with run.places.metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise cannot_write(run.places.metrics, error) from error
+    with writing(run.places.metrics), run.places.metrics.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
 
 
 def _rewind_metrics(path: Path, step: int) -> None:

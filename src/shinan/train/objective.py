@@ -1,31 +1,37 @@
-"""The Objective seam: batch -> loss sum and count. The engine divides by the count of the whole step, once."""
+"""The Objective seam: what tuning minimises, as a sum over a step that is divided once, by the whole step's count."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
 
 from shinan.models.batch import Batch
-
-
-@dataclass(frozen=True, slots=True)
-class LossSum:
-    """A loss not yet averaged.
-
-    Attributes:
-        total: scalar fp32, the sum over the batch's supervision, with gradient.
-        weight: what to divide by, summed over the step (for SFT: the weights of the labelled tokens).
-    """
-
-    total: Tensor
-    weight: float
+from shinan.models.decoder import Decoder
+from shinan.models.forest import Bundle
 
 
 class Objective(Protocol):
-    """What tuning minimises."""
+    """What tuning minimises.
 
-    def loss(self, model: Any, batch: Batch) -> LossSum:
-        """The summed loss of one forward pass."""
+    Attributes:
+        pairs: whether a bundle is a chosen and a rejected row, or one row.
+    """
+
+    pairs: bool
+
+    def prepare(self, decoder: Decoder, bundles: Sequence[Bundle], capacity: int) -> None:
+        """Called once with the untuned model and all bundles, before the first step of every attempt."""
+        ...
+
+    def count(self, bundles: Sequence[Bundle]) -> float:
+        """What the sum over these bundles is divided by (for SFT: the weights of the labelled tokens)."""
+        ...
+
+    def loss(self, decoder: Decoder, bundles: Sequence[Bundle], batch: Batch, count: float) -> Tensor:
+        """This forward pass's share of the step's loss: its sum over `batch` (of `bundles`), divided by `count`.
+
+        A scalar in fp32 on which `backward()` may be called once, as it is.
+        """
         ...

@@ -4,56 +4,97 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Literal
 
-from shinan.core.errors import ShinanError
-from shinan.core.example import Example
+from shinan.core.errors import DataError, ShinanError
+from shinan.core.example import Example, Message
 from shinan.core.hashing import derive_seed
 from shinan.core.verdict import Verdict
-from shinan.models.batch import TokenRow
 from shinan.models.chat import ChatFormat
+from shinan.models.forest import Bundle, TokenRow
 
-Micro = tuple[int, ...]
-"""Row indices of one forward pass."""
+Step = tuple[int, ...]
+"""Indices of the bundles of one optimiser step."""
+TooLong = Literal["drop", "refuse", "truncate"]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimiser step: which rows, in which forward passes."""
-
-    micros: tuple[Micro, ...]
-
-    @property
-    def rows(self) -> list[int]:
-        """Row indices of the step."""
-        return [index for micro in self.micros for index in micro]
+class _Unfit(Exception):  # noqa: N818 - a verdict on its way, not an error
+    """Carries the reason and the detail of a row that cannot be trained on."""
 
 
 def tokenise(
-    examples: Sequence[Example], chat: ChatFormat, max_tokens: int
-) -> tuple[list[TokenRow], list[tuple[Example, Verdict]]]:
-    """Render every example into ids and mask.
+    examples: Sequence[Example],
+    chat: ChatFormat,
+    max_tokens: int,
+    *,
+    too_long: TooLong = "drop",
+    pairs: bool = False,
+) -> tuple[list[Bundle], list[tuple[Example, Verdict]]]:
+    """Render every example into ids and mask: one row, or with `pairs` its chosen and its rejected row.
 
-    Returns the rows, and the examples that cannot be trained on, each with its verdict (`too_long`, `no_label`,
-    `not_renderable`). Nothing is cut: an answer without its end would teach not to stop.
+    Returns the bundles, and the examples that cannot be trained on, each with its verdict (`too_long`, `no_label`,
+    `no_pair`, `not_renderable`). An answer is never cut, for one without its end would teach not to stop: what is
+    longer than `max_tokens` is dropped, refused, or loses the beginning of its context.
+
+    Raises DataError for a row that is too long, with `refuse`.
     """
-    rows: list[TokenRow] = []
+    bundles: list[Bundle] = []
     dropped: list[tuple[Example, Verdict]] = []
     for example in examples:
         try:
-            rendered = chat.render(example.messages)
-        except ShinanError as error:
-            dropped.append((example, Verdict.drop("not_renderable", error.what, "tokenise")))
-            continue
-        if len(rendered.ids) > max_tokens:
-            dropped.append(
-                (example, Verdict.drop("too_long", f"{len(rendered.ids)} > {max_tokens} tokens", "tokenise"))
-            )
-        elif not any(rendered.mask):
-            dropped.append((example, Verdict.drop("no_label", "no turn of it is trained", "tokenise")))
-        else:
-            rows.append(TokenRow(rendered.ids, rendered.mask, example.weight, example.row))
-    return rows, dropped
+            bundle = _bundle(example, chat, pairs)
+            size = max(len(row.ids) for row in bundle)
+            if size > max_tokens and too_long == "truncate":
+                bundle = _shorten(bundle, size - max_tokens)
+            elif size > max_tokens:
+                raise _Unfit("too_long", f"{size} > {max_tokens} tokens")
+            bundles.append(bundle)
+        except _Unfit as unfit:
+            reason, detail = unfit.args
+            if reason == "too_long" and too_long == "refuse":
+                fix = "raise tune.max_tokens, or set tune.too_long to drop or truncate"
+                raise DataError(f"a row is too long: {detail}", where=example.row, fix=fix) from None
+            dropped.append((example, Verdict.drop(reason, detail, "tokenise")))
+    return bundles, dropped
+
+
+def _bundle(example: Example, chat: ChatFormat, pairs: bool) -> Bundle:
+    if not pairs:
+        return (_row(example, example.messages, chat),)
+    if not example.rejected or example.reply is None:
+        raise _Unfit("no_pair", "it has no rejected reply beside the chosen one")
+    # Of a pair, only the two last turns differ, and only they are compared.
+    prompt = tuple(replace(turn, train=False) for turn in example.prompt)
+    chosen = _row(example, (*prompt, replace(example.messages[-1], train=True)), chat)
+    last = tuple(replace(turn, train=turn.role == "assistant") for turn in example.rejected)
+    rejected = _row(example, (*prompt, *last), chat)
+    if chosen.ids == rejected.ids:
+        raise _Unfit("no_pair", "chosen and rejected are the same")
+    return chosen, rejected
+
+
+def _row(example: Example, messages: Sequence[Message], chat: ChatFormat) -> TokenRow:
+    try:
+        rendered = chat.render(messages)
+    except ShinanError as error:
+        raise _Unfit("not_renderable", error.what) from error
+    if not any(rendered.mask):
+        raise _Unfit("no_label", "no turn of it is trained")
+    return TokenRow(rendered.ids, rendered.mask, example.weight, example.row, example.task)
+
+
+def _shorten(bundle: Bundle, excess: int) -> Bundle:
+    """Leave out `excess` tokens of what the rows share before their first label, the first token (BOS) kept."""
+    context = min(row.mask.index(True) for row in bundle) - 1
+    if context < excess:
+        size = max(len(row.ids) for row in bundle)
+        raise _Unfit("too_long", f"{size} tokens, of which only {context} are context that could be cut")
+    gone = slice(1, 1 + excess)
+    return tuple(
+        replace(row, ids=row.ids[:1] + row.ids[gone.stop :], mask=row.mask[:1] + row.mask[gone.stop :])
+        for row in bundle
+    )
 
 
 def split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -70,28 +111,32 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def plan_steps(
-    lengths: Sequence[int], *, epochs: float, batch_size: int, micro_tokens: int, seed: int
+    count: int, *, epochs: float, batch_size: int, seed: int, tasks: Sequence[str] = (), together: int = 1
 ) -> Iterator[Step]:
-    """All steps of a run, in order. A step's rows are a plain shuffle's; its forward passes group like lengths.
+    """All steps of a run, in order. Every epoch covers each bundle exactly once, in an order of its own.
 
-    Every epoch covers each row exactly once. The order depends on (seed, epoch) and the number of rows alone.
+    The order is a plain shuffle's. With `together` above 1, bundles of a task (by `tasks`, one name each) are shuffled
+    among themselves and drawn that many at a time, so that they meet in a step and share their prompt's beginning.
     """
-    total = max(1, round(epochs * steps_per_epoch(len(lengths), batch_size)))
+    per_epoch = steps_per_epoch(count, batch_size)
+    total = max(1, round(epochs * per_epoch))
+    order: list[int] = []
     for number in range(total):
-        epoch, position = divmod(number, steps_per_epoch(len(lengths), batch_size))
-        order = list(range(len(lengths)))
-        random.Random(derive_seed(seed, "order", epoch)).shuffle(order)
-        chosen = order[position * batch_size : (position + 1) * batch_size]
-        yield Step(tuple(group_by_length(chosen, lengths, micro_tokens)))
+        epoch, position = divmod(number, per_epoch)
+        if position == 0:
+            order = _order(count, tasks, together, derive_seed(seed, "order", epoch))
+        yield tuple(order[position * batch_size : (position + 1) * batch_size])
 
 
-def group_by_length(rows: Sequence[int], lengths: Sequence[int], capacity: int) -> Iterator[Micro]:
-    """Split rows into groups of like length, each at most `capacity` tokens when padded (one row always fits)."""
-    group: list[int] = []
-    for index in sorted(rows, key=lambda i: (-lengths[i], i)):
-        if group and lengths[group[0]] * (len(group) + 1) > capacity:
-            yield tuple(group)
-            group = []
-        group.append(index)
-    if group:
-        yield tuple(group)
+def _order(count: int, tasks: Sequence[str], together: int, seed: int) -> list[int]:
+    draw = random.Random(seed)
+    order = list(range(count))
+    draw.shuffle(order)
+    if together == 1:
+        return order
+    members: dict[str, list[int]] = {}
+    for index in order:
+        members.setdefault(tasks[index], []).append(index)
+    groups = [rows[i : i + together] for rows in members.values() for i in range(0, len(rows), together)]
+    draw.shuffle(groups)
+    return [index for group in groups for index in group]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from shinan.core.config import Config
 
 _RATES = {"lora": 5e-4, "full": 5e-5}
+_OTHER_RATES = {"adafactor": 1e-3, "lomo": 0.03}  # relative to the weights; of clipped gradients (arXiv 2306.09782)
 
 
 class LoraSettings(Config):
@@ -28,7 +29,9 @@ class TuneSettings(Config):
     """How to tune. Defaults suit a small model on a small machine."""
 
     objective: str = "sft"
-    """Registered objective."""
+    """Registered objective: `sft`, or `dpo` for rows with a rejected reply."""
+    params: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Parameters of the objective."""
     method: Literal["full", "lora"] = "lora"
     """Train all weights, or low-rank adapters that are merged into the model at the end."""
     lora: LoraSettings | None = None
@@ -37,12 +40,20 @@ class TuneSettings(Config):
     """Passes over the data; the last may be partial."""
     batch_size: int = Field(16, gt=0)
     """Examples per optimiser step."""
-    micro_tokens: int = Field(4096, gt=0)
-    """Padded tokens per forward pass: lower it if memory runs out. The gradient does not depend on it."""
+    instances_per_prompt: int = Field(1, gt=0)
+    """Rows of a task drawn together, so that they meet in a batch and their shared beginning is computed once; 1 for a
+    plain shuffle."""
+    micro_tokens: int | None = Field(None, gt=0)
+    """Tokens per forward pass, each shared prefix once: lower it if memory runs out. The gradient does not depend on
+    it. By default a probe chooses."""
     max_tokens: int = Field(1024, gt=1)
-    """Longer examples are dropped with the reason `too_long`, never cut."""
+    """Longest example, in tokens."""
+    too_long: Literal["drop", "refuse", "truncate"] = "drop"
+    """What happens to a longer one: dropped with the reason `too_long`, the run refused, or the beginning of its
+    context left out. An answer is never cut."""
     learning_rate: float = Field(_RATES["lora"], gt=0)
-    """Peak learning rate; by default 5e-4 with `lora`, 5e-5 with `full`, which diverges at LoRA's rate."""
+    """Peak learning rate; by default 5e-4 with `lora`, 5e-5 with `full`, which diverges at LoRA's rate; 1e-3 with
+    `adafactor`, 0.03 with `lomo`, whose steps have other units."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after warm-up; cosine and linear end at 0."""
     warmup: float = Field(0.05, ge=0, lt=1)
@@ -57,6 +68,16 @@ class TuneSettings(Config):
     """Epochs between validations."""
     save_every: float = Field(30.0, gt=0)
     """Seconds between checkpoints to resume from. Results do not depend on it."""
+    optimiser: Literal["adamw", "adamw8bit", "adafactor", "lomo"] = "adamw"
+    """AdamW; with its moments in a byte each; Adafactor, whose second moments need hardly any memory; or LOMO, gradient
+    descent in the backward pass, which keeps neither gradients nor moments, computes each step twice, and needs a step
+    to be one forward pass. The last two are for `method: full`."""
+    checkpoint: Literal["auto", "on", "off"] = "auto"
+    """Compute activations again in the backward pass: slower, and needs less memory. `auto` only where it must."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Run the blocks through torch.compile; `auto` where a forecast says that it pays for this run."""
+    on_out_of_memory: Literal["stop", "back_off"] = "stop"
+    """Stop with a sentence, or go on with forward passes of half the size."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the computation; `auto` asks a probe. Weights and optimiser stay fp32 either way."""
 
@@ -65,11 +86,14 @@ class TuneSettings(Config):
     def _defaults_of_the_method(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        optimiser = data.get("optimiser")
         if data.get("method", "lora") == "lora":
+            if optimiser in _OTHER_RATES:
+                raise ValueError(f"`optimiser: {optimiser}` saves nothing with `method: lora`; choose `method: full`")
             return {"lora": {}, "learning_rate": _RATES["lora"]} | data
         if data.get("lora") is not None:
             raise ValueError("`lora:` has no effect with `method: full`; remove it or choose `method: lora`")
-        return {"learning_rate": _RATES["full"]} | data
+        return {"learning_rate": _OTHER_RATES.get(str(optimiser), _RATES["full"])} | data
 
     @property
     def adapter(self) -> LoraSettings:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from shinan.core.registry import register
 from shinan.models.batch import Batch
-from shinan.models.states import nll_of
-from shinan.train.objective import LossSum
+from shinan.models.decoder import Decoder
+from shinan.models.forest import Bundle
 
 
 class Sft:
-    """Sum of -log p(token) over labelled tokens, each weighted by its example's weight."""
+    """Mean of -log p(token) over a step's labelled tokens, each weighted by its example's weight."""
 
-    def loss(self, model: Any, batch: Batch) -> LossSum:
+    pairs = False
+
+    def prepare(self, decoder: Decoder, bundles: Sequence[Bundle], capacity: int) -> None:
+        """Nothing to prepare."""
+
+    def count(self, bundles: Sequence[Bundle]) -> float:
+        """See `Objective.count`."""
+        return sum(row.weight * row.labelled for bundle in bundles for row in bundle)
+
+    def loss(self, decoder: Decoder, bundles: Sequence[Bundle], batch: Batch, count: float) -> Tensor:
         """See `Objective.loss`."""
-        total, _ = nll_of(model, batch)
-        return LossSum(total, float(batch.weights.sum()))
+        total, _ = decoder.nll(batch, batch.weights / count)
+        return total
 
 
 @register("objective", "sft")

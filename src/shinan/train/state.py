@@ -19,7 +19,7 @@ from torch import Tensor
 from shinan.core.dataset import describe_files, new_folder, write_atomic
 from shinan.core.errors import TrainingError
 from shinan.core.hashing import file_sha256
-from shinan.train.optim import Masters
+from shinan.train.masters import Masters
 
 _KEEP = 2  # checkpoints kept: one more than needed, in case the newest is found damaged
 _TENSORS, _STATE = "tensors.safetensors", "state.json"

@@ -1,0 +1,168 @@
+"""Our side of a pair: the engine's own step over a workload's rows, in their order; one JSON line last.
+
+    python -m bench.ours WORKLOAD.json MODEL_FOLDER [--method full|lora] [--compile] [--without sharing]
+
+`--without` switches one mechanism off, for the ablation table:
+    sharing   every row is computed whole, prefix and all
+    labels    the head runs at every position
+    filter    the backward products of the head take in the whole vocabulary
+    tiles     attention under one dense mask
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.workloads import Row, Workload, load
+from shinan.models import head
+from shinan.models.checkpoint import load_model
+from shinan.models.decoder import Decoder
+from shinan.models.forest import Bundle, TokenRow
+from shinan.models.memory import keep_freed_memory
+from shinan.models.precision import default_device
+from shinan.train import lora
+from shinan.train.dpo import dpo
+from shinan.train.masters import Masters
+from shinan.train.objective import Objective
+from shinan.train.optim import make_optimiser
+from shinan.train.settings import LoraSettings
+from shinan.train.sft import sft
+from shinan.train.step import add_gradients
+
+_RATES = {"full": 5e-5, "lora": 5e-4}
+_ABLATIONS = ("sharing", "labels", "filter", "tiles")
+_CAPACITY = {"cpu": 2048, "cuda": 16_384}  # what the engine chooses where memory allows
+
+
+def main() -> None:
+    """Train on the workload and print what it took."""
+    chosen = _options()
+    workload = load(chosen.workload)
+    bundles = [bundle(row) for row in workload.rows[: chosen.max_rows]]
+    if "labels" in chosen.without:
+        bundles = [tuple(_everywhere(row) for row in rows) for rows in bundles]
+    if "sharing" in chosen.without:
+        bundles = [tuple(_alone(row, 2 * i + j) for j, row in enumerate(rows)) for i, rows in enumerate(bundles)]
+    if "filter" in chosen.without:
+        head._THRESHOLDS = ()
+    steps = [bundles[i : i + workload.batch_size] for i in range(0, len(bundles), workload.batch_size)]
+    print(json.dumps(_train(chosen, workload, steps)))
+
+
+def _train(chosen: argparse.Namespace, workload: Workload, steps: Sequence[Sequence[Bundle]]) -> dict[str, Any]:
+    device = default_device()
+    keep_freed_memory()
+    model: Any = load_model(chosen.model, getattr(torch, chosen.precision)).to(device)
+    if chosen.method == "lora":
+        model = lora.wrap(model, LoraSettings(), 0)
+    masters = Masters(model)
+    objective: Objective = dpo() if workload.kind == "dpo" else sft()
+    model.train()
+    with Decoder(model, "dense" if "tiles" in chosen.without else None, masters.sinks) as decoder:
+        start = time.perf_counter()
+        objective.prepare(decoder, [bundle for step in steps for bundle in step], _CAPACITY[device.type])
+        prepared = time.perf_counter() - start
+        decoder.arrange(checkpoint=False, compiled=chosen.compile)
+        optimiser = make_optimiser(chosen.optimiser, masters, 0.0)
+        for group in optimiser.param_groups:
+            group["lr"] = _RATES[chosen.method]
+        losses, computed, stamps, busy = [], [], [time.perf_counter()], [time.process_time()]
+        for step in steps:
+            summed = add_gradients(decoder, objective, step, _CAPACITY[device.type], masters)
+            masters.clip(1.0)
+            optimiser.step()
+            masters.zero()
+            masters.publish()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            losses.append(summed.loss)
+            computed.append(summed.computed)
+            stamps.append(time.perf_counter())
+            busy.append(time.process_time())
+    warm = chosen.warmup
+    rows = [row for step in steps[warm:] for pair in step for row in pair]
+    seconds = stamps[-1] - stamps[warm]
+    tokens, labelled = sum(len(row.ids) for row in rows), sum(row.labelled for row in rows)
+    return {
+        "seconds": seconds,
+        "cpu_seconds": busy[-1] - busy[warm],
+        "tokens": tokens,
+        "labelled_tokens": labelled,
+        "computed_tokens": sum(computed[warm:]),
+        "steps": len(steps) - warm,
+        "tokens_per_second": tokens / seconds,
+        "useful_gflops": _useful(decoder, chosen.method, sum(computed[warm:]), labelled) / seconds / 1e9,
+        "warmup_seconds": stamps[warm] - stamps[0],
+        "reference_seconds": prepared,
+        "step_seconds": [round(b - a, 3) for a, b in pairwise(stamps)],
+        "peak_gb": _peak_gb(),
+        "final_loss": losses[-1],
+        "losses": losses,
+        "config": {name: value for name, value in vars(chosen).items() if name not in ("workload", "model")},
+        "versions": {name: version(name) for name in ("shinan", "torch", "transformers", "peft")},
+    }
+
+
+def bundle(row: Row) -> Bundle:
+    """A workload's row as the engine takes it."""
+    if "ids" in row:
+        return (TokenRow(tuple(row["ids"]), tuple(map(bool, row["mask"])), 1.0, ""),)
+    prompt = row["prompt"]
+    return tuple(
+        TokenRow((*prompt, *reply), (False,) * len(prompt) + (True,) * len(reply), 1.0, "")
+        for reply in (row["chosen"], row["rejected"])
+    )
+
+
+def _everywhere(row: TokenRow) -> TokenRow:
+    return replace(row, mask=(False, *[True] * (len(row.ids) - 1)))
+
+
+def _alone(row: TokenRow, number: int) -> TokenRow:
+    """The row with a first token of its own, so that it shares nothing."""
+    return replace(row, ids=(1000 + number, *row.ids[1:]))
+
+
+def _useful(decoder: Decoder, method: str, computed: int, labelled: int) -> float:
+    """Floating-point operations that no layout could save (performance.md): 6 a weight and token, 4 with LoRA."""
+    large = decoder.head.weight.numel()
+    blocks = sum(p.numel() for n, p in decoder.lm.named_parameters() if p.ndim > 1 and "lora_" not in n) - large
+    factor = 4 if method == "lora" else 6
+    return float(factor * (blocks * computed + large * labelled))
+
+
+def _peak_gb() -> float:
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_reserved()) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--method", choices=_RATES, default="full")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--optimiser", choices=("adamw", "adamw8bit", "adafactor"), default="adamw")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--without", choices=_ABLATIONS, action="append", default=[])
+    parser.add_argument("--max-rows", type=int)
+    parser.add_argument("--warmup", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A causal language model as tuning and scoring see it: forest batches in, likelihoods at supervised positions out.
+
+transformers computes the blocks; the embedding's lookup, attention and the head are ours. The gradients of the two
+large matrices, embedding and head, are added in place to `sinks` in fp32: a dense gradient of a 262,144-token embedding
+for each forward pass, most of it zeros, costs more than the rest of a small model's backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from shinan.core.errors import ModelError
+from shinan.models.attention import NAME, Backend
+from shinan.models.batch import Batch
+from shinan.models.head import Head
+
+# What some models do to their logits after the head, by its name in their configs: Cohere, Granite, Falcon-H1,
+# Muse, RecurrentGemma, xLSTM.
+_AFTER_HEAD = (
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
+# What some models do inside attention that the forest's back ends do not.
+_IN_ATTENTION = ("attn_logit_softcapping", "use_bidirectional_attention", "reorder_and_upcast_attn", "alibi")
+
+
+class Decoder:
+    """A transformers causal LM, or one wrapped by PEFT, over forest batches.
+
+    Used as a context manager: inside, the model's attention is the forest's (also in a backward pass that computes
+    activations again); outside, it is its own.
+    """
+
+    def __init__(self, model: Any, backend: Backend | None = None, sinks: Mapping[nn.Parameter, Tensor] | None = None):
+        """Take a model, a back end for attention (None: the device's) and fp32 sinks for its large gradients.
+
+        Raises ModelError where the forest's maths would not be the model's: a head with a bias, scaled logits,
+        attention with soft-caps, ALiBi or in both directions.
+        """
+        self.model = model
+        self.lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._body = getattr(self.lm, self.lm.base_model_prefix)
+        self._embedding = self.lm.get_input_embeddings()
+        _refuse(self.lm)
+        self.device = self._embedding.weight.device
+        self.backend: Backend = backend or ("flex" if self.device.type == "cuda" else "tiles")
+        sinks = sinks or {}
+        weight = self.lm.get_output_embeddings().weight
+        softcap = float(getattr(self.lm.config, "final_logit_softcapping", None) or 0.0)
+        self.head = Head(weight, softcap, sinks.get(weight))
+        self._sink = sinks.get(self._embedding.weight)
+        self._own_attention: str = self.lm.config._attn_implementation
+
+    def __enter__(self) -> Self:
+        self.lm.config._attn_implementation = NAME
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lm.config._attn_implementation = self._own_attention
+
+    def arrange(self, *, checkpoint: bool, compiled: bool) -> None:
+        """Choose whether activations are computed again in the backward pass, and whether the blocks are compiled."""
+        if checkpoint:
+            self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        if compiled:
+            for layer in _layers(self._body):
+                layer.compile(dynamic=True)
+
+    def states(self, batch: Batch) -> Tensor:
+        """[n, d] final hidden states at the supervised positions."""
+        hidden = self._body(
+            inputs_embeds=self._embed(batch.ids),
+            position_ids=batch.layout.depths[None],
+            use_cache=False,
+            layout=batch.layout,
+        ).last_hidden_state
+        return hidden[0].index_select(0, batch.positions)  # type: ignore[no-any-return]
+
+    def nll(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of the batch's targets, summed with its weights or others (see `Head.nll`)."""
+        return self.head.nll(self.states(batch), batch.targets, batch.weights if weights is None else weights)
+
+    @torch.no_grad()
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Log-probabilities [n] of the batch's targets, without gradient."""
+        return self.head.log_probs(self.states(batch), batch.targets)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        scale = getattr(self._embedding, "embed_scale", None)
+        if self._sink is None or not torch.is_grad_enabled():
+            return self._embedding(ids)  # type: ignore[no-any-return]
+        looked_up = _Lookup.apply(self._embedding.weight, ids, self._sink)  # type: ignore[no-untyped-call]
+        return looked_up if scale is None else looked_up * scale.to(looked_up.dtype)  # type: ignore[no-any-return]
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of an embedding; their gradients are added to a sink, and autograd is told of none."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, sink: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.sink = sink
+        return weight[ids]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        (ids,) = ctx.saved_tensors
+        ctx.sink.index_add_(0, ids.flatten(), grads[0].flatten(0, -2).float())
+        return None, None, None
+
+
+def _layers(body: Any) -> Any:
+    """The blocks: they share one compiled code, for each kind of attention."""
+    return body.h if hasattr(body, "h") else body.layers
+
+
+def _refuse(lm: Any) -> None:
+    kind = type(lm).__name__
+    if getattr(lm.get_output_embeddings(), "bias", None) is not None:
+        raise ModelError(f"{kind}'s LM head has a bias", fix="use a model without one")
+    for name in _AFTER_HEAD:
+        if getattr(lm.config, name, None) not in (None, 1):
+            raise ModelError(f"{kind} scales its logits ({name})", fix="use a model that does not")
+    for name in _IN_ATTENTION:
+        if getattr(lm.config, name, None):
+            what = f"{kind}'s attention is not one that forest batches compute exactly ({name})"
+            raise ModelError(what, fix="use a model of another family, or switch the setting off in its config.json")

@@ -1,0 +1,120 @@
+"""The trainable weights in fp32, and the fp32 gradients that every forward pass adds to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Masters:
+    """Weights and gradients in fp32, whatever the model computes in.
+
+    Gradients are added in fp32 as each backward pass makes them (bf16 sums would lose small contributions), and the
+    compute copy is refreshed by `publish()` after each optimiser step. For an fp32 model the masters are its own
+    parameters. The gradients' memory is taken once and kept, or, without `keep_gradients`, hardly any is: each gradient
+    is measured as the backward pass makes it and then dropped, or given to `consume`.
+
+    Attributes:
+        weights: the masters by the model's parameter names, each with a `grad` if it is kept.
+        sinks: gradients of the embedding and the head by the model's own parameter: `Decoder` adds to them in place.
+            They are always kept.
+        kept: whether all other gradients are kept, too.
+        consume: given each master and its gradient (in the compute format), if gradients are not kept.
+        scale: what `clip` found that gradients must be multiplied with, if they are not kept.
+    """
+
+    def __init__(self, model: nn.Module, *, keep_gradients: bool = True) -> None:
+        """Take every parameter of `model` that requires a gradient, in the model's order."""
+        self.weights: dict[str, nn.Parameter] = {}
+        self.sinks: dict[nn.Parameter, Tensor] = {}
+        self.kept = keep_gradients
+        self.consume: Callable[[nn.Parameter, Tensor], None] | None = None
+        self.scale = 1.0
+        self._norms: list[float] = []
+        self._copies: list[tuple[nn.Parameter, nn.Parameter]] = []
+        large = {id(layer.weight) for layer in _large(model)}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            same = parameter.dtype == torch.float32
+            master = self.weights[name] = parameter if same else nn.Parameter(parameter.detach().float())
+            if not same:
+                self._copies.append((parameter, master))
+            if id(parameter) in large:
+                master.grad = self.sinks[parameter] = torch.zeros_like(master)
+            elif not keep_gradients:
+                parameter.register_post_accumulate_grad_hook(self._taker(master))  # type: ignore[no-untyped-call]
+            else:
+                master.grad = torch.zeros_like(master)
+                if not same:
+                    parameter.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[no-untyped-call]
+
+    def groups(self, weight_decay: float) -> Iterator[dict[str, Any]]:
+        """Parameter groups: matrices are decayed, vectors are not."""
+        matrices = [weight for weight in self.weights.values() if weight.ndim > 1]
+        vectors = [weight for weight in self.weights.values() if weight.ndim <= 1]
+        if matrices:
+            yield {"params": matrices, "weight_decay": weight_decay}
+        if vectors:
+            yield {"params": vectors, "weight_decay": 0.0}
+
+    def clip(self, limit: float) -> float:
+        """Scale all gradients so that their norm is at most `limit`; returns the norm they had.
+
+        Gradients that are not kept were measured in the backward passes since `zero()`: for them, `scale` is set.
+        """
+        if self.kept:
+            return float(nn.utils.clip_grad_norm_(self.weights.values(), limit))
+        norm = math.hypot(*self._norms, *(float(torch.linalg.vector_norm(sink)) for sink in self.sinks.values()))
+        self.scale = min(1.0, limit / (norm + 1e-6))  # as clip_grad_norm_
+        return norm
+
+    def zero(self) -> None:
+        """Set all gradients, and what was measured of them, to zero, in place."""
+        self._norms.clear()
+        for weight in self.weights.values():
+            if weight.grad is not None:
+                weight.grad.zero_()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters into the model's compute copy."""
+        for parameter, master in self._copies:
+            parameter.copy_(master)
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Set the masters (and the compute copy) from saved fp32 tensors."""
+        for name, weight in self.weights.items():
+            weight.copy_(tensors[name])
+        self.publish()
+
+    def _taker(self, master: nn.Parameter) -> Any:
+        def take(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None and self.consume is not None:
+                self.consume(master, gradient)
+            elif gradient is not None:
+                self._norms.append(float(torch.linalg.vector_norm(gradient, dtype=torch.float32)))
+
+        return take
+
+
+def _large(model: Any) -> Iterator[Any]:
+    lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer in (lm.get_input_embeddings(), lm.get_output_embeddings()):
+        if layer is not None and hasattr(layer, "weight"):
+            yield layer
+
+
+def _adder(master: nn.Parameter) -> Any:
+    def add(parameter: Tensor) -> None:
+        if parameter.grad is not None and master.grad is not None:
+            master.grad.add_(parameter.grad)
+            parameter.grad = None
+
+    return add

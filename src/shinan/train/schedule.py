@@ -1,0 +1,164 @@
+"""How a run is computed: forest size, activation checkpointing, compilation. Measured, forecast, written down once.
+
+A short probe on the run's own first rows measures time and memory a token; the forecast for the whole run decides. The
+decision is kept in plan.json and taken from there on resume, since it changes how sums are rounded.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from shinan.core.dataset import write_atomic
+from shinan.core.errors import TrainingError
+from shinan.models.batch import batch_of
+from shinan.models.decoder import Decoder
+from shinan.models.forest import Bundle, computed, pack
+from shinan.models.memory import free_memory
+from shinan.train.masters import Masters
+from shinan.train.objective import Objective
+from shinan.train.settings import TuneSettings
+
+_TOKENS = {"cpu": 2048, "cuda": 16_384}  # of a forest: enough for the matrix products to be at their full rate
+_PROBE = 512  # tokens of the probe's forest
+_SHARE = 0.7  # of the free memory that activations may take
+# torch.compile of a decoder layer on a CPU, as measured (LOG.md): once, and what it saves of the blocks' time.
+_WARM_UP, _SAVED = 90.0, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What was decided, and why.
+
+    Attributes:
+        micro_tokens: largest forest, in tokens.
+        checkpoint: compute activations again in the backward pass rather than keep them.
+        compile: run the blocks through torch.compile.
+        tokens: what all steps will compute, each shared prefix once a step.
+        seconds: forecast for all steps, without validation.
+        token_bytes: activations kept for each token of a forest.
+        free_bytes: memory that was free.
+    """
+
+    micro_tokens: int
+    checkpoint: bool
+    compile: bool
+    tokens: int
+    seconds: float
+    token_bytes: int
+    free_bytes: int
+
+
+def recall(path: Path, key: str) -> Schedule | None:
+    """The schedule that plan.json holds for the run `key`."""
+    try:
+        noted = json.loads(path.read_text("utf-8"))["schedule"]
+        return Schedule(**noted["decided"]) if noted["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def record(path: Path, key: str, schedule: Schedule) -> None:
+    """Write the schedule into plan.json, whatever else it holds."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        document = {}
+    document["schedule"] = {"key": key, "decided": asdict(schedule)}
+    write_atomic(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def decide(
+    decoder: Decoder,
+    objective: Objective,
+    steps: Sequence[Sequence[Bundle]],
+    settings: TuneSettings,
+    masters: Masters,
+) -> Schedule:
+    """Measure, and forecast the run. Leaves the masters' gradients at zero.
+
+    Raises TrainingError if one bundle's activations (a whole step's, for `lomo`) will not fit into memory, even
+    computed twice, or `lomo` is not allowed a step's tokens.
+    """
+    probe = _measure(decoder, objective, _first(steps), masters)
+    tokens = sum(computed(step) for step in steps)
+    whole = settings.optimiser == "lomo"  # which cannot divide a step
+    longest = max(computed(part) for step in steps for part in ([step] if whole else [[bundle] for bundle in step]))
+    if whole and settings.micro_tokens and settings.micro_tokens < longest:
+        raise TrainingError(
+            f"lomo computes a step in one forward pass: {longest} tokens, and tune.micro_tokens is less",
+            fix=f"raise tune.micro_tokens to {longest}, or lower tune.batch_size",
+        )
+    room = int(_SHARE * probe.free_bytes)
+    fits = room // probe.token_bytes
+    checkpoint = settings.checkpoint == "on" or (settings.checkpoint == "auto" and longest > fits)
+    if checkpoint:
+        fits = room // max(1, probe.token_bytes // 8)  # a layer's input, and one layer at a time in full
+    if longest > fits:
+        raise TrainingError(
+            f"{'a step' if whole else 'an example'} of {longest} tokens will not fit into memory: {fits} tokens would",
+            fix="lower tune.batch_size, or choose another tune.optimiser"
+            if whole
+            else f"set tune.max_tokens to {fits} or less, or tune.method to lora, or choose a smaller model",
+        )
+    micro = settings.micro_tokens or max(longest, min(_TOKENS[decoder.device.type], fits))
+    seconds = tokens * probe.seconds * (1.3 if checkpoint else 1.0) * (2 if whole else 1)
+    worth = seconds * _SAVED > _WARM_UP and _can_compile(decoder.device)
+    compiled = settings.compile == "on" or (settings.compile == "auto" and worth)
+    if compiled:
+        seconds = seconds * (1 - _SAVED) + _WARM_UP
+    return Schedule(micro, checkpoint, compiled, tokens, round(seconds, 1), probe.token_bytes, probe.free_bytes)
+
+
+def smaller(schedule: Schedule) -> Schedule:
+    """The schedule with forests of half the size: what is tried when memory ran out."""
+    return replace(schedule, micro_tokens=max(1, schedule.micro_tokens // 2))
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    seconds: float
+    token_bytes: int
+    free_bytes: int
+
+
+def _first(steps: Sequence[Sequence[Bundle]]) -> Sequence[Bundle]:
+    """As many of the first step's bundles as fill the probe's forest."""
+    return [steps[0][index] for index in pack(steps[0], _PROBE)[0]]
+
+
+def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], masters: Masters) -> _Probe:
+    """Seconds and kept bytes a token, from two forward and backward passes: the first warms up."""
+    free = free_memory(decoder.device)
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.model.parameters()}
+    batch = batch_of(bundles, decoder.device, decoder.backend)
+    count = objective.count(bundles)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = objective.loss(decoder, bundles, batch, count)
+    loss.backward()  # type: ignore[no-untyped-call]
+    start = time.perf_counter()
+    objective.loss(decoder, bundles, batch, count).backward()  # type: ignore[no-untyped-call]
+    if decoder.device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    masters.zero()
+    size = batch.ids.numel()
+    activations = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
+    return _Probe(seconds / size, max(1, activations // size), free)
+
+
+def _can_compile(device: torch.device) -> bool:
+    return device.type == "cuda" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))

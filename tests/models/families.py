@@ -1,0 +1,148 @@
+"""A small random model of every supported family, rows that share beginnings, and the reference to compare with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from shinan.models.forest import Bundle, TokenRow
+
+Gradients = dict[str, Tensor]
+
+VOCABULARY = 64
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+_NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+
+# Windows are shorter than the rows. The name up to a `+` is the family's in transformers.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"layer_types": _LAYERS, "sliding_window": 6, "query_pre_attn_scalar": 8},
+    "gemma3_text+softcap": {"layer_types": _LAYERS, "sliding_window": 6, "final_logit_softcapping": 1.5},
+    "gpt2": _NO_DROPOUT,
+    "gpt2+scaled": _NO_DROPOUT | {"scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False},
+    "gpt_neox": {},
+    "gpt_neox+sequential": {"use_parallel_residual": False, "tie_word_embeddings": True},
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "llama+tied": {"tie_word_embeddings": True, "num_key_value_heads": 1},
+    "mistral": {"sliding_window": 6},
+    "qwen2": {},
+    "qwen2+window": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    "qwen3": {"tie_word_embeddings": True},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+}
+
+
+def make(name: str, *, attention: str = "sdpa", **more: Any) -> Any:
+    """The model `name` of `FAMILIES`, or of any family of transformers, in eval mode, fp32, without dropout.
+
+    Weights are large enough for attention to choose and for every token to matter.
+    """
+    kind = name.partition("+")[0]
+    config: Any = AutoConfig.for_model(kind, **_SHAPE | FAMILIES.get(name, {}) | more)
+    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    source = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            noise = torch.randn(weight.shape, generator=source)
+            weight.copy_(noise * weight.shape[-1] ** -0.5 if weight.ndim > 1 else weight + 0.1 * noise)
+    return model.eval()
+
+
+def _draw(*sizes: int, shared: Sequence[int] = ()) -> list[TokenRow]:
+    """Rows after `shared`, about half of their tokens trained, with weights of their own."""
+    source = random.Random(sum(sizes))
+    rows: list[TokenRow] = []
+    for size in sizes:
+        ids = (*shared, *(source.randrange(3, VOCABULARY) for _ in range(size)))
+        mask = (False, *(source.random() < 0.5 for _ in ids[1:]))
+        rows.append(TokenRow(ids, mask, source.choice([0.5, 1.0, 2.0]), f"toy#{len(rows)}"))
+    return rows
+
+
+def branching() -> list[TokenRow]:
+    """Rows that part at several depths, one that another begins with, a pair of twins, a single token."""
+    trunk = _draw(12)[0].ids
+    rows = [row for depth in (12, 8, 3) for row in _draw(3, 9, shared=trunk[:depth])]
+    rows += [TokenRow(trunk, (False,) * 11 + (True,), 1.0, "trunk"), rows[1], *_draw(1, 7)]
+    return rows
+
+
+def apart() -> list[TokenRow]:
+    """Rows that differ from their first token on."""
+    return [row for first in range(3, 8) for row in _draw(5 * first - 12, shared=[first])]
+
+
+def pairs() -> list[Bundle]:
+    """Chosen and rejected replies, of unlike lengths, to prompts that share a beginning."""
+    trunk, replies = _draw(9)[0].ids, _draw(*range(1, 9))
+    made: list[Bundle] = []
+    for number, (chosen, rejected) in enumerate(zip(replies, reversed(replies), strict=True)):
+        prompt = (*trunk[: 3 + number % 3 * 3], *trunk[: 1 + number])
+        made.append((_reply(prompt, chosen, 0.5 + number % 2), _reply(prompt, rejected, 0.5 + number % 2)))
+    return made
+
+
+def _reply(prompt: tuple[int, ...], to: TokenRow, weight: float) -> TokenRow:
+    return TokenRow((*prompt, *to.ids), (False,) * len(prompt) + (True,) * len(to.ids), weight, to.row)
+
+
+def nudge(model: Any) -> None:
+    """Move every trained weight, as a step of training would."""
+    source = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.1 * torch.randn(weight.shape, generator=source) * weight.shape[-1] ** -0.5
+
+
+def padded_loss(model: Any, rows: Sequence[TokenRow]) -> Tensor:
+    """The reference: padding, the model's own attention and logits, torch's cross-entropy; the weighted mean."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows])
+    seen = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
+    mask = torch.tensor([[*row.mask, *[False] * (width - len(row.ids))] for row in rows])
+    weights = torch.tensor([[row.weight] for row in rows]).expand(mask.shape)[mask]
+    logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits[:, :-1]
+    losses = F.cross_entropy(logits[mask[:, 1:]], ids[mask], reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def gradients(model: Any, loss: Tensor) -> tuple[float, Gradients]:
+    """A loss and its gradients, by autograd."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    grads = torch.autograd.grad(loss, list(trained.values()))
+    return loss.item(), dict(zip(trained, grads, strict=True))
+
+
+def padded_gradients(model: Any, rows: Sequence[TokenRow]) -> tuple[float, Gradients]:
+    """`padded_loss` and its gradients, by autograd."""
+    return gradients(model, padded_loss(model, rows))
+
+
+def assert_same(ours: tuple[float, Mapping[str, Tensor]], exact: tuple[float, Mapping[str, Tensor]]) -> None:
+    """The loss and every parameter's gradient, to a relative 1e-5."""
+    assert abs(ours[0] - exact[0]) <= 1e-5 * abs(exact[0]), f"loss: {ours[0]}, not {exact[0]}"
+    assert ours[1].keys() == exact[1].keys()
+    for name, grad in exact[1].items():
+        size = float(grad.norm())
+        assert size > 0, f"{name}: the reference has no gradient"
+        away = float((ours[1][name] - grad).norm()) / size
+        assert away <= 1e-5, f"{name}: {away:.1e} away"
