@@ -22,10 +22,10 @@ _CHUNK_BYTES = 1 << 29  # of logits: larger leaves the cache for good, smaller m
 _BLOCK = 8  # rows of logits normalised together on a CPU: 4 MB in bf16, which stay in its cache
 # In bf16, columns of the vocabulary to which no row of a chunk gives more than a threshold are left out of the backward
 # products, as in cut cross-entropy, which takes the threshold 2**-12 as it is. Here the first threshold is taken under
-# which rows lose no more of their probability, in the mean, than bf16 rounds away (2**-9); if there is none, or in
-# fp32, nothing is left out.
-_THRESHOLDS: tuple[float, ...] = (2.0**-16, 2.0**-20)
-_ROUNDED = 2.0**-9
+# which rows lose no more of their probability, in the mean, than bf16 rounds away (its unit roundoff, 2**-8); if there
+# is none, or in fp32, nothing is left out.
+_THRESHOLDS: tuple[float, ...] = (2.0**-16, 2.0**-18, 2.0**-20)
+_ROUNDED = 2.0**-8
 
 
 @dataclass(frozen=True, slots=True)
