@@ -94,3 +94,10 @@ def test_the_changelog_knows_the_version() -> None:
 def test_module_entry_point() -> None:
     shown = subprocess.run([sys.executable, "-m", "shinan", "--version"], capture_output=True, text=True, check=True)
     assert __version__ in shown.stdout
+
+
+def test_every_test_of_the_table_of_checks_exists() -> None:
+    named = re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", (ROOT / "docs/checks.md").read_text("utf-8"))
+    assert len(named) > 30
+    for path, test in named:
+        assert f"def {test}" in (ROOT / path).read_text("utf-8"), f"{path}::{test}"

@@ -47,7 +47,7 @@ def test_the_quickstart_on_the_real_model(tmp_path: Path) -> None:
     second = _shinan(*command, runs=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "running" not in second.stderr
-    assert second.stderr.count("done in this run") == 7
+    assert second.stderr.count("done in this run") == 8
     assert time.monotonic() - start < 120
 
     chat = _shinan("chat", str(folder), "--max-new-tokens", "8", runs=tmp_path, stdin="Name a colour.\n")

@@ -35,7 +35,7 @@ def checks(
         held = {"instruction": "Name the largest of the planets.", "output": "Jupiter"}
         (place / "held.jsonl").write_text(json.dumps(held) + "\n", "utf-8")
         (place / "mini.yaml").write_text(RECIPE.replace("MODEL", str(tiny_decoder)), "utf-8")
-        check(Path("mini.yaml"), show, list(overrides))
+        check(Path("mini.yaml"), show, dry=False, set_=list(overrides))
         return capsys.readouterr().out.splitlines()
 
     return call

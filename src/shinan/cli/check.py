@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shinan.recipe.check import Checked
+    from shinan.recipe.dryrun import Forecast
     from shinan.recipe.schema import Recipe
     from shinan.train.findings import Finding
 
@@ -23,13 +24,15 @@ _STYLES = {"stop": "bold red", "warn": "yellow", "ok": "green", "later": "dim"}
 def check(
     recipe: RecipeFile,
     show: Annotated[int, typer.Option("--show", min=0, help="Show this many rows, trained tokens marked.")] = 0,
+    dry: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Measure what the run will take.")] = True,
     set_: Overrides = None,
     name: RunName = None,
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """Build and curate the data, write it as tokens, and audit what would be trained on; nothing is tuned.
+    """Build and curate the data, audit every row that would be trained on, and measure what the run will take.
 
-    With --show: rows that a check found fault with come first. Exit code 1 if something must stop a run.
+    The model answers a few questions and does a few steps of tuning, which are then forgotten. With --show: rows that
+    a check found fault with come first. Exit code 1 if something must stop a run.
 
     Example: shinan check recipes/quickstart.yaml --show 3
     """
@@ -40,10 +43,12 @@ def check(
     from shinan.train.findings import refuse
 
     loaded = _load(recipe, set_, name)
-    checked = check_recipe(loaded, runs / loaded.name)
+    checked = check_recipe(loaded, runs / loaded.name, measure=dry)
     console = Console(highlight=False)
     _print_checks(console, {finding.check: finding for finding in checked.findings})
     _print_run(console, checked, loaded)
+    if checked.forecast:
+        _print_forecast(console, checked.forecast)
     for finding in checked.findings:
         if finding.severity == "warn":
             told = f"\nwarning: {finding.where}: {finding.what}\n  do this: {finding.fix}"
@@ -81,6 +86,20 @@ def _print_run(console: Console, checked: Checked, recipe: Recipe) -> None:
         f"{checked.steps:,} steps of {tune.batch_size} rows, about {each['tokens']:,.0f} tokens and "
         f"{each['labelled']:,.0f} labels each; rate {tune.learning_rate:g}, {tune.schedule}, "
         f"warm-up {tune.warmup:.0%} of the steps",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _print_forecast(console: Console, forecast: Forecast) -> None:
+    """Time by part, memory and disk."""
+    from shinan.core.progress import clock_text
+
+    parts = ", ".join(f"{name} {clock_text(seconds)}" for name, seconds in forecast.seconds.items())
+    console.print(
+        f"\nmeasured: about {clock_text(sum(forecast.seconds.values()))} ({parts}); "
+        f"memory {forecast.memory / 1e9:.1f} of {forecast.free_memory / 1e9:.1f} GB; "
+        f"disk {forecast.disk / 1e9:.1f} of {forecast.free_disk / 1e9:.1f} GB",
         markup=False,
         soft_wrap=True,
     )

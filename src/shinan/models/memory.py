@@ -31,6 +31,12 @@ def keep_freed_memory() -> None:
     mallopt(_TOP_PAD, 64 << 20)
 
 
+def give_back_freed_memory() -> None:
+    """Give what `keep_freed_memory` has held back to the kernel: what comes next needs other sizes."""
+    if sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken on a device."""
     if device.type == "cuda":

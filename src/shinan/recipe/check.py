@@ -11,6 +11,7 @@ from shinan.core.dataset import new_folder, read_rows
 from shinan.core.example import Example
 from shinan.core.store import Store, cache_root
 from shinan.models.sources import resolve
+from shinan.recipe.dryrun import Forecast, dry_run
 from shinan.recipe.plan import plan, state_of
 from shinan.recipe.run import decide
 from shinan.recipe.schema import Recipe
@@ -29,11 +30,13 @@ class Checked:
         data: the rows, as examples and as tokens.
         findings: what the audit found.
         steps: optimiser steps of the run.
+        forecast: what the run will take, if it was measured.
     """
 
     data: Supervised
     findings: list[Finding]
     steps: int
+    forecast: Forecast | None = None
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -43,8 +46,11 @@ class Checked:
         return {"rows": len(rows), "tokens": tokens, "labelled": sum(row.labelled for row in rows)}
 
 
-def check(recipe: Recipe, folder: Path) -> Checked:
-    """Build and curate the recipe's data, write it as tokens, and audit it; no model is tuned or asked.
+def check(recipe: Recipe, folder: Path, *, measure: bool = False) -> Checked:
+    """Build and curate the recipe's data, write it as tokens, and audit it; with `measure`, also a dry run.
+
+    The dry run asks the model some questions and does a few steps of tuning (see `dryrun`), unless the audit has found
+    what stops a run.
 
     What the run folder `folder` or another run has already built is taken from there. Nothing is written but in a
     temporary folder, which goes at the end, and in the model cache.
@@ -56,7 +62,10 @@ def check(recipe: Recipe, folder: Path) -> Checked:
     with TemporaryDirectory(prefix="shinan-check-") as temporary:
         room = Room(recipe, setting, Path(temporary), model)
         data = supervised(room, _data(room, folder))
-        return Checked(data, examine(room, data), _steps(recipe, len(data.bundles)))
+        findings = examine(room, data)
+        sound = measure and all(finding.severity != "stop" for finding in findings)
+        forecast = dry_run(room, data, folder) if sound else None
+        return Checked(data, findings, _steps(recipe, len(data.bundles)), forecast)
 
 
 def _data(room: Room, run: Path) -> list[Example]:

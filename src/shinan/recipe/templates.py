@@ -86,7 +86,6 @@ tune:
   epochs: 1
   batch_size: 8
   learning_rate: 5e-4
-  micro_tokens: 1536
   validate_every: 0.25
 
 evaluate:

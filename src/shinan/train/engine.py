@@ -25,12 +25,12 @@ from shinan.core.hashing import derive_seed
 from shinan.core.progress import Progress, progress
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle
-from shinan.models.memory import keep_freed_memory
+from shinan.models.memory import give_back_freed_memory, keep_freed_memory
 from shinan.train.lomo import Lomo
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.optim import learning_rate, make_optimiser
-from shinan.train.rows import Step, plan_steps, split, steps_per_epoch
+from shinan.train.rows import Step, plan_bundles, split, steps_per_epoch
 from shinan.train.schedule import Schedule, decide, recall, record, smaller
 from shinan.train.settings import TuneSettings
 from shinan.train.state import Scalars, load_state, save_state
@@ -116,11 +116,12 @@ def fit(
     masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
     with Decoder(model, sinks=masters.sinks) as decoder:
         run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places)
-        steps = list(_steps(run.bundles, settings, seed))
+        steps = list(plan_bundles(run.bundles, settings, seed))
         _rewind_metrics(places.metrics, run.scalars.step)
         with _signals() as interrupted, progress("tuning", sum(_tokens(run, s) for s in steps), "tokens") as bar:
             _loop(run, steps, bar, interrupted)
     model.eval()
+    give_back_freed_memory()
     last = {name: weight.detach().clone() for name, weight in masters.weights.items()}
 
     def restore(which: str) -> None:
@@ -148,7 +149,7 @@ def _prepare(
     decoder.model.train()
     schedule = recall(places.plan, key)
     if schedule is None:
-        steps = [[rows[i] for i in step] for step in _steps(rows, settings, seed)]
+        steps = [[rows[i] for i in step] for step in plan_bundles(rows, settings, seed)]
         schedule = decide(decoder, objective, steps, settings, masters)
         record(places.plan, key, schedule)
     decoder.arrange(checkpoint=schedule.checkpoint, compiled=schedule.compile)
@@ -156,17 +157,6 @@ def _prepare(
     scalars = load_state(places.states, key, masters, optimiser) or Scalars()
     held_out = [bundles[i] for i in held]
     return _Run(decoder, objective, rows, held_out, settings, key, seed, places, masters, optimiser, schedule, scalars)
-
-
-def _steps(bundles: Sequence[Bundle], settings: TuneSettings, seed: int) -> Iterator[Step]:
-    return plan_steps(
-        len(bundles),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        seed=seed,
-        tasks=[bundle[0].task for bundle in bundles],
-        together=settings.instances_per_prompt,
-    )
 
 
 def _loop(run: _Run, steps: Sequence[Step], bar: Progress, interrupted: Callable[[], bool]) -> None:

@@ -51,6 +51,12 @@ def make_optimiser(name: Name, masters: Masters, weight_decay: float) -> torch.o
     return torch.optim.AdamW(groups, lr=0.0, betas=_BETAS, eps=_EPS, fused=True)
 
 
+def state_bytes(name: Name, masters: Masters) -> int:
+    """Memory that the optimiser's state will take, about."""
+    each = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / _BLOCK, "adafactor": 0.0, "lomo": 0.0}[name]
+    return int(each * sum(weight.numel() for weight in masters.weights.values()))
+
+
 class AdamW8bit(torch.optim.Optimizer):
     """AdamW whose moments take a byte each (Dettmers et al. 2021, arXiv 2110.02861).
 

@@ -13,6 +13,7 @@ from shinan.core.hashing import derive_seed
 from shinan.core.verdict import Verdict
 from shinan.models.chat import ChatFormat
 from shinan.models.forest import Bundle, TokenRow
+from shinan.train.settings import TuneSettings
 
 Step = tuple[int, ...]
 """Indices of the bundles of one optimiser step."""
@@ -126,6 +127,18 @@ def plan_steps(
         if position == 0:
             order = _order(count, tasks, together, derive_seed(seed, "order", epoch))
         yield tuple(order[position * batch_size : (position + 1) * batch_size])
+
+
+def plan_bundles(bundles: Sequence[Bundle], settings: TuneSettings, seed: int) -> Iterator[Step]:
+    """`plan_steps` as the settings say."""
+    return plan_steps(
+        len(bundles),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=seed,
+        tasks=[bundle[0].task for bundle in bundles],
+        together=settings.instances_per_prompt,
+    )
 
 
 def _order(count: int, tasks: Sequence[str], together: int, seed: int) -> list[int]:

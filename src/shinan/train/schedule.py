@@ -23,13 +23,14 @@ from shinan.models.forest import Bundle, computed, pack
 from shinan.models.memory import free_memory
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
+from shinan.train.optim import state_bytes
 from shinan.train.settings import TuneSettings
 
 _TOKENS = {"cpu": 2048, "cuda": 16_384}  # of a forest: enough for the matrix products to be at their full rate
 _PROBE = 512  # tokens of the probe's forest
 _SHARE = 0.7  # of the free memory that activations may take
-# torch.compile of a decoder layer on a CPU, as measured (LOG.md): once, and what it saves of the blocks' time.
-_WARM_UP, _SAVED = 90.0, 0.25
+# torch.compile of the blocks on a CPU, as measured (LOG.md): seconds once, and the share of a step that it saves.
+_WARM_UP, _SAVED = 50.0, 0.13
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def decide(
             f"lomo computes a step in one forward pass: {longest} tokens, and tune.micro_tokens is less",
             fix=f"raise tune.micro_tokens to {longest}, or lower tune.batch_size",
         )
-    room = int(_SHARE * probe.free_bytes)
+    room = int(_SHARE * max(0, probe.free_bytes - state_bytes(settings.optimiser, masters)))
     fits = room // probe.token_bytes
     checkpoint = settings.checkpoint == "on" or (settings.checkpoint == "auto" and longest > fits)
     if checkpoint:

@@ -1,0 +1,113 @@
+"""A few real optimiser steps, done before a run to say what all of them will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shinan.models.decoder import Decoder
+from shinan.models.forest import Bundle, computed
+from shinan.models.memory import keep_freed_memory
+from shinan.train.masters import Masters
+from shinan.train.objective import Objective
+from shinan.train.optim import learning_rate, make_optimiser, state_bytes
+from shinan.train.rows import plan_bundles, split, steps_per_epoch
+from shinan.train.schedule import Schedule, decide
+from shinan.train.settings import TuneSettings
+from shinan.train.step import add_gradients, mean_loss
+
+_STEPS = 3  # done first; one warms up, the others are measured
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What tuning will take.
+
+    Attributes:
+        seconds: of all steps and validations.
+        disk_bytes: checkpoints to resume from, and the best weights so far.
+        schedule: how the run would be computed.
+    """
+
+    seconds: float
+    disk_bytes: int
+    schedule: Schedule
+
+
+def rehearse(
+    model: Any, objective: Objective, bundles: Sequence[Bundle], settings: TuneSettings, seed: int
+) -> Rehearsal:
+    """Do the first steps of a run, and forecast the rest from the weights that each token meets.
+
+    The model is changed. Raises what `engine.fit` raises for a run that will not fit into memory.
+    """
+    trained, held = split(len(bundles), settings.validation, seed)
+    rows, held_out = [bundles[i] for i in trained], [bundles[i] for i in held]
+    steps = [[rows[i] for i in step] for step in plan_bundles(rows, settings, seed)]
+    rehearsed = [*steps[:_STEPS], max(steps, key=computed)]  # the largest one, for its memory
+    keep_freed_memory()
+    masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
+    with Decoder(model, sinks=masters.sinks) as decoder:
+        cost = _Cost(decoder)
+        objective.prepare(decoder, [bundle for step in rehearsed for bundle in step] + held_out, 2048)
+        model.train()
+        schedule = decide(decoder, objective, steps, settings, masters)
+        decoder.arrange(checkpoint=schedule.checkpoint, compiled=schedule.compile)
+        optimiser = make_optimiser(settings.optimiser, masters, settings.weight_decay)
+        seconds = [_step(decoder, objective, step, settings, masters, optimiser, schedule) for step in rehearsed]
+        validation = _validation(decoder, objective, held_out, schedule)
+    each = sum(seconds[1:]) / sum(map(cost, rehearsed[1:]))
+    extra = max(0.0, seconds[0] - each * cost(steps[0]))  # compilation, and first touches of memory
+    every = max(1, round(settings.validate_every * steps_per_epoch(len(rows), settings.batch_size)))
+    weights = 4 * sum(weight.numel() for weight in masters.weights.values())
+    return Rehearsal(
+        seconds=extra + each * sum(map(cost, steps)) + (2 + len(steps) // every) * validation,
+        disk_bytes=3 * (weights + state_bytes(settings.optimiser, masters)) + 2 * weights,
+        schedule=schedule,
+    )
+
+
+class _Cost:
+    """A step's multiplications: the blocks' weights for each computed token, the head's for each labelled one."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._head = decoder.head.weight.numel()
+        self._blocks = sum(parameter.numel() for parameter in decoder.model.parameters()) - self._head
+
+    def __call__(self, step: Sequence[Bundle]) -> float:
+        labelled = sum(row.labelled for bundle in step for row in bundle)
+        return float(self._blocks * computed(step) + self._head * labelled)
+
+
+def _step(
+    decoder: Decoder,
+    objective: Objective,
+    step: Sequence[Bundle],
+    settings: TuneSettings,
+    masters: Masters,
+    optimiser: Any,
+    schedule: Schedule,
+) -> float:
+    """Seconds of one step; with LOMO, whose second pass is its update, of two passes."""
+    start = time.perf_counter()
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(0, 1000, settings.learning_rate, 0.1, settings.schedule)
+    for _ in range(1 if masters.kept else 2):
+        add_gradients(decoder, objective, step, schedule.micro_tokens, masters)
+    masters.clip(settings.clip)
+    if masters.kept:
+        optimiser.step()
+    masters.zero()
+    masters.publish()
+    return time.perf_counter() - start
+
+
+def _validation(decoder: Decoder, objective: Objective, held: Sequence[Bundle], schedule: Schedule) -> float:
+    if not held:
+        return 0.0
+    decoder.model.eval()
+    start = time.perf_counter()
+    mean_loss(decoder, objective, held, schedule.micro_tokens)
+    return time.perf_counter() - start
