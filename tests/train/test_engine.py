@@ -44,6 +44,7 @@ def _alike(ours: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
         assert float((ours[name] - weight).detach().norm()) <= 1e-3 * float(weight.detach().norm()), name
 
 
+@pytest.mark.promise9
 def test_forward_passes_of_any_size_give_the_same_weights(tiny_decoder: Path, tmp_path: Path) -> None:
     results = []
     for capacity in (60, 4096):
@@ -66,6 +67,7 @@ def test_training_lowers_the_loss_and_keeps_the_best(tiny_decoder: Path, tmp_pat
     assert fitted.facts["examples"] + fitted.facts["validation_examples"] == 24
 
 
+@pytest.mark.promise3
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_and_resumed_is_bit_identical(tiny_decoder: Path, tmp_path: Path, seed: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -85,6 +87,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_decoder: Path, tmp_path: Path,
     assert _metrics(killed) == _metrics(whole)
 
 
+@pytest.mark.promise3
 def test_an_interrupt_saves_and_the_run_goes_on(tiny_decoder: Path, tmp_path: Path) -> None:
     process = _start(tiny_decoder, tmp_path)
     _wait_for_lines(process, tmp_path / "metrics.jsonl", 4)
@@ -111,6 +114,8 @@ def _wait_for_lines(process: subprocess.Popen[bytes], path: Path, count: int) ->
         time.sleep(0.005)
 
 
+@pytest.mark.promise3
+@pytest.mark.promise10
 def test_a_damaged_checkpoint_is_named(tiny_decoder: Path, tmp_path: Path) -> None:
     train(tiny_decoder, tmp_path)
     path = tmp_path / "states" / "step-10" / "tensors.safetensors"
@@ -121,6 +126,7 @@ def test_a_damaged_checkpoint_is_named(tiny_decoder: Path, tmp_path: Path) -> No
         train(tiny_decoder, tmp_path)
 
 
+@pytest.mark.promise3
 def test_a_checkpoint_of_another_run_is_not_taken(
     fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +188,7 @@ def _decided(folder: Path, tokens: int) -> None:
     record(folder / "plan.json", "k", decided)
 
 
+@pytest.mark.promise10
 def test_memory_that_runs_out_is_a_sentence(fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path) -> None:
     _decided(tmp_path, 300)
     settings = SETTINGS.model_copy(update={"validation": 0.0, "batch_size": 12})
@@ -190,6 +197,7 @@ def test_memory_that_runs_out_is_a_sentence(fresh: Callable[..., Any], tiny_deco
     assert "lower tune.micro_tokens" in str(caught.value)
 
 
+@pytest.mark.promise9
 def test_backing_off_gives_the_same_gradients(fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path) -> None:
     """The half-made gradients of the pass that failed do not count."""
     rows = token_rows(tiny_decoder)
@@ -232,6 +240,7 @@ def test_an_example_that_cannot_fit_is_refused_before_the_first_step(
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.promise9
 def test_little_memory_turns_checkpoints_on_and_the_gradient_stays(
     tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +262,7 @@ def test_fewer_rows_than_a_batch_make_one_step(tiny_decoder: Path, tmp_path: Pat
     assert train(tiny_decoder, tmp_path, settings).facts["steps"] == 1
 
 
+@pytest.mark.promise4
 def test_lora_trains_only_adapters_and_merges_exactly(fresh: Callable[..., Any], tiny_decoder: Path) -> None:
     plain = fresh()
     model = lora.wrap(fresh(), LoraSettings(rank=4), seed=0)

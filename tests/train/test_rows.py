@@ -16,6 +16,7 @@ from shinan.models.tokenizer import Tokenizer
 from shinan.train.rows import plan_steps, split, tokenise
 
 
+@pytest.mark.promise1
 @given(
     count=st.integers(1, 60),
     epochs=st.integers(1, 3),
@@ -50,6 +51,7 @@ def test_instances_of_a_task_are_drawn_together() -> None:
         assert len({tasks[index] for index in step}) == 1
 
 
+@pytest.mark.promise1
 @given(count=st.integers(1, 200), share=st.floats(0, 0.9), seed=st.integers())
 def test_split_loses_nothing(count: int, share: float, seed: int) -> None:
     train, held = split(count, share, seed)
@@ -62,6 +64,8 @@ def _tokenizer() -> Tokenizer:
     return Tokenizer(tiny.byte_tokenizer(), {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"})
 
 
+@pytest.mark.promise1
+@pytest.mark.promise5
 def test_rows_that_cannot_be_trained_on_are_dropped_with_the_reason() -> None:
     examples = [
         Example((user("q"), assistant("a")), provenance=Provenance("f", 0)),
@@ -76,6 +80,8 @@ def test_rows_that_cannot_be_trained_on_are_dropped_with_the_reason() -> None:
     assert reasons == {"f#1": "too_long", "f#2": "no_label", "f#3": "not_renderable", "f#4": "no_label"}
 
 
+@pytest.mark.promise4
+@pytest.mark.promise5
 def test_the_terminator_is_trained() -> None:
     tokenizer = _tokenizer()
     [[row]], _ = tokenise([Example((user("q"), assistant("ab")))], chat_format("gemma", tokenizer), 99)
