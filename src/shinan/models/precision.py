@@ -14,7 +14,9 @@ def probe_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where its matrix products are at least 1.3 times as fast as fp32's on this device, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    fp32, bf16 = (_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16))
+    # Several times in turn: what disturbs one measurement on a busy machine must not decide.
+    rounds = [[_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16)] for _ in range(4)]
+    fp32, bf16 = (min(column) for column in zip(*rounds, strict=True))
     return torch.bfloat16 if fp32 > _WORTH * bf16 else torch.float32
 
 

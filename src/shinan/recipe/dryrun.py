@@ -59,9 +59,10 @@ def dry_run(room: Room, data: Supervised, folder: Path) -> Forecast:
         device = weights.device
     rehearsal = _rehearsed(room, data)
     home = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    merged = saved if room.recipe.tune.method == "lora" else 0  # adapters are merged into a copy of the model
     forecast = Forecast(
         seconds={"before": len(styles) * once, "tune": rehearsal.seconds, "after": once},
-        memory=_peak(),
+        memory=_peak() + rehearsal.later_bytes + merged,
         disk=int(rehearsal.disk_bytes + 2 * (saved + _TOKENIZER)),
         free_memory=_peak() + free_memory(device),
         free_disk=shutil.disk_usage(home).free,
