@@ -12,7 +12,7 @@ import pytest
 MARKERS = tuple(f"promise{number}" for number in range(1, 11))
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)  # pytest keeps its plugins in sets
 class Ledger:
     """A pytest plugin that notes which test stands for which promises, and how it ended.
 

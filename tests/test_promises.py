@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.promises import Ledger
+
 ROOT = Path(__file__).parents[1]
 TESTS = """\
 import pytest
@@ -52,3 +54,7 @@ def test_kept_promises_are_exit_status_0(tmp_path: Path) -> None:
     done = _promises(tmp_path, kept)
     assert done.returncode == 0
     assert " 2. nothing paid is lost: 3 passed, 1 skipped" in done.stdout
+
+
+def test_pytest_can_keep_the_ledger_in_a_set() -> None:
+    assert len({Ledger(), Ledger()}) == 2
