@@ -29,13 +29,11 @@ class Rehearsal:
         seconds: of all steps and validations.
         later_bytes: memory taken at the run's end beside what the rehearsal has taken: a copy of the last weights.
         disk_bytes: checkpoints to resume from, and the best weights so far.
-        schedule: how the run would be computed.
     """
 
     seconds: float
     later_bytes: int
     disk_bytes: int
-    schedule: Schedule
 
 
 def rehearse(
@@ -68,7 +66,6 @@ def rehearse(
         seconds=extra + each * sum(map(cost, steps)) + (2 + len(steps) // every) * validation,
         later_bytes=weights,
         disk_bytes=3 * (weights + state_bytes(settings.optimiser, masters)) + 2 * weights,
-        schedule=schedule,
     )
 
 
