@@ -27,7 +27,7 @@ fix: .venv/.dev
 	.venv/bin/ruff check --fix .
 
 bench: .venv/.bench
-	.venv/bin/python -m bench --search --decoding
+	.venv/bin/python -m bench --search --compile --decoding
 
 size: .venv/.dev
 	.venv/bin/python -m bench.size

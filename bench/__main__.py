@@ -87,7 +87,7 @@ def _best(peer: Trl, name: str, again: bool) -> Config:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*TARGETS, *(f"{name}-long" for name in TARGETS)]
-    parser.add_argument("workload", nargs="*", choices=[*names, []], default=list(TARGETS))
+    parser.add_argument("workload", nargs="*", default=list(TARGETS), help=", ".join(names))
     parser.add_argument("--method", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
     parser.add_argument("--max-rows", type=int, help="only the first rows of each workload")
@@ -95,7 +95,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile our blocks")
     parser.add_argument("--decoding", action="store_true", help="also time decoding")
     parser.add_argument("--peer", type=Path, default=Path(sys.executable), help="a Python that has TRL")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if unknown := [name for name in chosen.workload if name not in names]:
+        parser.error(f"no workload {', '.join(unknown)}: choose from {', '.join(names)}")
+    return chosen
 
 
 if __name__ == "__main__":
