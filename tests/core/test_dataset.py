@@ -35,6 +35,7 @@ from shinan.core.dataset import (
     write_atomic,
     write_manifest,
     write_rows,
+    write_stream,
 )
 from shinan.core.errors import DataError, RunError
 from shinan.core.example import Example, Provenance, assistant, user
@@ -62,6 +63,17 @@ class TestRows:
         assert read_rows(tmp_path) == kept
         assert read_dropped(tmp_path) == dropped
         assert (tally.kept, tally.dropped.total(), tally.seen) == (len(kept), len(lost), len(kept) + len(lost))
+
+    @pytest.mark.promise1
+    def test_a_stream_is_told_apart_in_groups(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dataset, "_GROUP", 3)
+        rows = [PAIR.at("a", i) for i in range(10)]
+        verdict = Verdict.drop("no_template", "why", "integrate")
+        tally = write_stream(tmp_path, ((row, verdict) if row.provenance.row % 5 == 0 else row for row in rows))
+        assert (tally.seen, tally.kept, dict(tally.dropped)) == (10, 8, {"no_template": 2})
+        assert read_rows(tmp_path) == [row for row in rows if row.provenance.row % 5]
+        assert read_dropped(tmp_path) == [(rows[0], verdict), (rows[5], verdict)]
+        assert pq.ParquetFile(tmp_path / "data.parquet").num_row_groups == 3
 
     @pytest.mark.promise1
     def test_the_tally_counts_reasons(self, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
 from shinan.models.fake import FakeGenerator
-from shinan.models.generator import Completion, Generator, Request, Sampling
+from shinan.models.generator import Completion, Done, Generator, Request, Sampling
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
 
@@ -49,9 +49,9 @@ class Recorded(FakeGenerator):
 
     batches: list[list[str]]
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
         self.batches = [*getattr(self, "batches", []), [request.messages[-1].text for request in requests]]
-        return super().generate(requests)
+        return super().generate(requests, done)
 
 
 def ask(log: Path, *generators: Generator, key: str = "k", items: Sequence[Example] = ITEMS) -> list[Sample]:

@@ -80,3 +80,11 @@ def test_threads_are_counted_right() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda index: fake.generate([Request(prompt=str(index))]), range(200)))
     assert sorted(int(request.prompt) for request in fake.requests) == list(range(200))
+
+
+def test_each_completion_is_told_as_it_comes() -> None:
+    told: list[tuple[int, str]] = []
+    FakeGenerator({"a": "1 2", "b": "3"}).generate(
+        [Request(prompt="a"), Request(prompt="b")], lambda index, reply: told.append((index, reply.text))
+    )
+    assert told == [(0, "1 2"), (1, "3")]

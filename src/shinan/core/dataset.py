@@ -11,11 +11,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from shinan.core.hashing import file_sha256
 from shinan.core.verdict import Tally, Verdict
 
 MANIFEST = "manifest.json"
+_GROUP = 4096  # rows of a group in a Parquet file: some megabytes
 
 _MESSAGES = pa.list_(
     pa.struct(
@@ -219,31 +221,73 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
         return False
 
 
-def write_rows(folder: Path, kept: Sequence[Example], dropped: Sequence[tuple[Example, Verdict]] = ()) -> Tally:
+Judged = Example | tuple[Example, Verdict]
+"""What a source of rows yields: a row, or a row that it drops, with the verdict."""
+
+
+def write_stream(folder: Path, rows: Iterable[Judged]) -> Tally:
     """Write `data.parquet` and `dropped.parquet` into `folder`, made by `new_folder`; returns their tally.
+
+    Rows are taken as they come and written in groups, so that memory does not grow with their number.
 
     Raises DataError for text that is not valid Unicode (a lone surrogate), naming the row.
     """
-    tally = Tally(kept=len(kept))
-    lost = []
-    for example, verdict in dropped:
-        tally.add(verdict)
-        lost.append(example.to_dict() | {"reason": verdict.reason, "detail": verdict.detail, "by": verdict.by})
-    _write_table(folder / "data.parquet", [example.to_dict() for example in kept], KEPT_SCHEMA)
-    _write_table(folder / "dropped.parquet", lost, DROPPED_SCHEMA)
+    tally = Tally()
+    with (
+        _Table(folder / "data.parquet", KEPT_SCHEMA) as kept,
+        _Table(folder / "dropped.parquet", DROPPED_SCHEMA) as dropped,
+    ):
+        for row in rows:
+            if isinstance(row, Example):
+                tally.kept += 1
+                kept.add(row.to_dict())
+            else:
+                example, verdict = row
+                tally.add(verdict)
+                dropped.add(example.to_dict() | {"reason": verdict.reason, "detail": verdict.detail, "by": verdict.by})
     return tally
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    for row in rows:
-        row["tags"], row["scores"] = sorted(row["tags"].items()), sorted(row["scores"].items())
-    try:
-        table = pa.Table.from_pylist(rows, schema=schema)
-    except UnicodeEncodeError as error:
-        origin = next(row["provenance"] for row in rows if not _is_unicode(row))
-        what = f"text that is not valid Unicode (a lone surrogate, {error.object[error.start]!r})"
-        raise DataError(what, where=f"{origin['source']}#{origin['row']}", fix="repair or drop the row") from error
-    pq.write_table(table, path, compression="zstd")
+def write_rows(folder: Path, kept: Iterable[Example], dropped: Iterable[tuple[Example, Verdict]] = ()) -> Tally:
+    """`write_stream` of rows that are already told apart."""
+    return write_stream(folder, chain[Judged](kept, dropped))
+
+
+class _Table:
+    """A Parquet file that grows by groups of rows."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows: list[dict[str, Any]] = []
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._writer.close()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row, in the form of `Example.to_dict` and, for a dropped one, its verdict."""
+        self._rows.append(row)
+        if len(self._rows) == _GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        for row in rows:
+            row["tags"], row["scores"] = sorted(row["tags"].items()), sorted(row["scores"].items())
+        try:
+            table = pa.Table.from_pylist(rows, schema=self._schema)
+        except UnicodeEncodeError as error:
+            origin = next(row["provenance"] for row in rows if not _is_unicode(row))
+            what = f"text that is not valid Unicode (a lone surrogate, {error.object[error.start]!r})"
+            raise DataError(what, where=f"{origin['source']}#{origin['row']}", fix="repair or drop the row") from error
+        self._writer.write_table(table)
 
 
 def _is_unicode(row: dict[str, Any]) -> bool:

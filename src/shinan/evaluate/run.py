@@ -88,6 +88,6 @@ def _sample(item: Example, reply: Completion, style: str, scorers: Mapping[str, 
         reply=text,
         finish=reply.finish,
         empty=not text,
-        new_tokens=len(reply.ids),
+        new_tokens=reply.new_tokens,
         scores={name: score(item, text).value for name, score in scorers.items()},
     )

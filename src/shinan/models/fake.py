@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
 from shinan.core.errors import ModelError, nearest
-from shinan.models.generator import Completion, Request
+from shinan.models.generator import Completion, Done, Request
 
 
 class FakeGenerator:
@@ -49,12 +49,17 @@ class FakeGenerator:
         """The model's name."""
         return self._name
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
         """One completion a request, in the order of the requests.
 
         Raises ModelError for a prompt that the table lacks, and what `fail_on` asks for.
         """
-        return [self._complete(request) for request in requests]
+        replies = []
+        for index, request in enumerate(requests):
+            replies.append(self._complete(request))
+            if done:
+                done(index, replies[-1])
+        return replies
 
     def _complete(self, request: Request) -> Completion:
         with self._lock:
@@ -73,6 +78,7 @@ class FakeGenerator:
             ids=tuple(crc32(word.encode("utf-8", "surrogatepass")) for word in words[:limit]),
             finish="length" if len(words) > limit else "stop",
             prompt_tokens=len(prompt.split()),
+            new_tokens=min(len(words), limit),
         )
 
     def _reply(self, request: Request, prompt: str) -> str:

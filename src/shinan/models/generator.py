@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from shinan.core.example import Message
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +30,35 @@ class Request:
         prompt: raw text for models without a chat format; where the model's texts begin with a bos, it gets one.
         prefill: text the reply must begin with; it is part of the returned text.
         stop: strings that end the reply; cut off from the returned text. The chat format's own stops always apply.
+        schema: a JSON schema, as JSON text, that the reply must satisfy; empty for free text.
         sampling: how to draw.
         seed: every random draw of this request comes from it, whatever else is in the batch.
+        sample: tells several draws for the same prompt apart (best-of-n); 0 for the first.
     """
 
     messages: tuple[Message, ...] = ()
     prompt: str = ""
     prefill: str = ""
     stop: tuple[str, ...] = ()
+    schema: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply.
+    """A reply, or the failure to get one: a request that fails takes no other with it.
 
     Attributes:
         text: the reply, without terminator and stop strings, with the prefill.
-        ids: the new token ids as drawn, terminator included.
-        logprobs: natural-log probability of each of `ids` under the model (temperature 1).
-        finish: `stop` if the model ended by itself or met a stop string, `length` if it was cut.
+        ids: the new token ids as drawn, terminator included; empty where an endpoint does not tell them.
+        logprobs: natural-log probability of each new token under the model (temperature 1), where known.
+        finish: `stop` if the model ended by itself or met a stop string, `length` if it was cut, `failed` if there is
+            no reply.
         prompt_tokens: length of the prompt in tokens.
+        new_tokens: tokens generated, terminator included, as the model or the endpoint counts them.
+        error: what went wrong, if it failed.
     """
 
     text: str
@@ -59,6 +66,36 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     finish: Finish = "stop"
     prompt_tokens: int = 0
+    new_tokens: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A stem with options: how likely is each option as its continuation?
+
+    Attributes:
+        messages: a conversation ending with a user turn; the options are replies.
+        prompt: raw text, if there are no messages; the options continue it as they are.
+        options: the continuations.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompt: str = ""
+    options: tuple[str, ...] = ()
+
+
+class Likelihood(NamedTuple):
+    """How likely a continuation is: natural-log probability summed over its tokens, their number, and whether each of
+    them was the most likely one."""
+
+    logprob: float
+    tokens: int
+    greedy: bool
+
+
+Done = Callable[[int, Completion], None]
+"""Told (index of the request, its completion) as soon as it is there, in any order, perhaps from another thread."""
 
 
 class Generator(Protocol):
@@ -69,6 +106,6 @@ class Generator(Protocol):
         """The model's name, for provenance and logs."""
         ...
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in the order of the requests."""
+    def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
+        """One completion a request, in the order of the requests; `done` is told of each before this returns."""
         ...

@@ -8,7 +8,7 @@ from typing import Any
 
 from shinan.core.errors import DataError
 from shinan.models.decode import Row, decode
-from shinan.models.generator import Completion, Finish, Request
+from shinan.models.generator import Completion, Done, Finish, Request
 from shinan.models.rendering import ChatFormat
 
 
@@ -28,16 +28,22 @@ class LocalGenerator:
     chat: ChatFormat
     batch_size: int = 32
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
         """See `Generator.generate`. Prompts of like length share a batch, so that little is padded.
 
         Raises DataError for a request that asks nothing, or that the chat format cannot write.
         """
         rows = [self._row(request) for request in requests]
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), i))
+        replies: dict[int, Completion] = {}
         for start in range(0, len(order), self.batch_size):
-            decode(self.model, [rows[i] for i in order[start : start + self.batch_size]])
-        return [self._completion(request, row) for request, row in zip(requests, rows, strict=True)]
+            batch = order[start : start + self.batch_size]
+            decode(self.model, [rows[i] for i in batch])
+            for i in batch:
+                replies[i] = self._completion(requests[i], rows[i])
+                if done:
+                    done(i, replies[i])
+        return [replies[i] for i in range(len(rows))]
 
     def _row(self, request: Request) -> Row:
         tokenizer = self.chat.tokenizer
@@ -76,4 +82,6 @@ class LocalGenerator:
         ends = [at for stop in self._stop_strings(request) if (at := text.find(stop)) >= 0]
         text = text[: min(ends, default=len(text))]
         finish: Finish = "stop" if row.finish == "stop" else "length"
-        return Completion(request.prefill + text, tuple(row.ids), tuple(row.logprobs), finish, len(row.prompt))
+        return Completion(
+            request.prefill + text, tuple(row.ids), tuple(row.logprobs), finish, len(row.prompt), len(row.ids)
+        )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from shinan.core.dataset import new_folder, read_rows, write_rows
+from shinan.core.dataset import Judged, new_folder, read_rows, write_rows, write_stream
 from shinan.core.errors import DataError
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
@@ -74,11 +74,11 @@ class Outcome:
 def _build(room: Room, stage: Stage, out: Path) -> Outcome:
     use = next(use for use in room.recipe.build if use.id == stage.subject)
     rows = bound("build", use)(derive_seed(room.recipe.seed, "build", use.id))
-    return Outcome(write_rows(out, rows).to_dict())
+    return Outcome(write_stream(out, rows).to_dict())
 
 
 def _items(room: Room, stage: Stage, out: Path) -> Outcome:
-    return Outcome(write_rows(out, items_of(_task(room, stage), room.recipe.seed)).to_dict())
+    return Outcome(write_stream(out, _judged_items(_task(room, stage), room.recipe.seed)).to_dict())
 
 
 def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -230,7 +230,13 @@ def loaded(folder: Path, setting: Setting) -> Iterator[Any]:
 
 def items_of(task: EvalTask, seed: int) -> list[Example]:
     """The items of a task in a run with this seed (see `evaluate.run.as_items`)."""
-    return as_items(bound("build", task)(derive_seed(seed, "items", task.id)))
+    return [row for row in _judged_items(task, seed) if isinstance(row, Example)]
+
+
+def _judged_items(task: EvalTask, seed: int) -> list[Judged]:
+    rows: list[Judged] = list(bound("build", task)(derive_seed(seed, "items", task.id)))
+    items = as_items([row for row in rows if isinstance(row, Example)])
+    return [*items, *(row for row in rows if not isinstance(row, Example))]
 
 
 def generators_of(folder: Path, weights: Any, styles: Sequence[str]) -> list[Ask]:

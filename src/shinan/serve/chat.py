@@ -127,5 +127,5 @@ def talk(
 def _remarks(reply: Completion) -> Sequence[str]:
     """What a person should know of an answer and cannot see."""
     if reply.finish == "length":
-        return [f"(cut after {len(reply.ids)} tokens; --max-new-tokens allows more)"]
+        return [f"(cut after {reply.new_tokens} tokens; --max-new-tokens allows more)"]
     return [] if reply.text.strip() else ["(the answer is empty)"]
