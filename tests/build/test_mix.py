@@ -107,7 +107,7 @@ class TestCounts:
         assert sum(source["share"] for source in found.sources) == pytest.approx(1)
         counts = written(rows, found)
         for source in found.sources:
-            [name] = source["source"]
+            [name] = source["path"]
             assert source["available"] == held[name]
             assert abs(source["taken"] - source["share"] * len(found.order)) < 1
             copies = [counts[one.row] for one in stage(name, held[name])]
@@ -296,15 +296,15 @@ class TestPresets:
             *stage("f3", 40, submixture="flan2021", dataset="squad", style="few_shot"),
             *stage("t0", 7, submixture="t0", dataset="quoref"),
             *stage("ni", 9, submixture="niv2", dataset="task1"),
-            *stage("cot", 5, submixture="cot", dataset="gsm8k"),
-            *stage("inv", 5, submixture="cot", dataset="gsm8k", inverted="yes"),
+            *stage("cot", 5, submixture="cot", dataset="gsm8k", inverted="false"),
+            *stage("inv", 5, submixture="cot", dataset="gsm8k", inverted="true"),
             *stage("talk", 3, submixture="dialog", dataset="qrecc"),
         ]
         found = mix(rows, rule(preset="flan2022", total=2000), 0)
         expected = {"f1": 300, "f2": 100, "f3": 400, "t0": 640, "ni": 400, "cot": 77, "inv": 23, "talk": 60}
         assert by("build", rows, found) == expected  # 100 in the proportion 1 to 0.3 are 76.92 and 23.08
-        shares = {"/".join(source["source"]): source["share"] for source in found.sources}
-        assert shares["cot/untagged/yes/gsm8k"] == pytest.approx(0.05 * 0.3 / 1.3)
+        shares = {"/".join(source["path"]): source["share"] for source in found.sources}
+        assert shares["cot/untagged/true/gsm8k"] == pytest.approx(0.05 * 0.3 / 1.3)
         assert shares["flan2021/zero_shot/untagged/squad"] == pytest.approx(0.4 / 2 * 30 / 40)
 
     def test_the_published_numbers(self) -> None:
@@ -312,7 +312,7 @@ class TestPresets:
         assert said.weights == {"flan2021": 0.40, "t0": 0.32, "niv2": 0.20, "cot": 0.05, "dialog": 0.03}
         rates = {"flan2021": 30_000, "t0": 20_000, "niv2": 5_000, "cot": 100_000, "dialog": 200_000}
         assert said.levels[-1].max_rate == rates
-        assert said.levels[2].weights == {UNTAGGED: 1, "yes": 0.3}
+        assert said.levels[2].weights == {UNTAGGED: 1, "false": 1, "true": 0.3}
 
     def test_rates_of_the_sources_around(self) -> None:
         within = {"by": "dataset", "max_rate": {"a": 10, "b": 100}}
@@ -323,7 +323,7 @@ class TestPresets:
             *stage("b", 10, dataset="small"),
         ]
         found = mix(rows, rule(weights="equal", within=within, total=100), 0)
-        taken = {"/".join(source["source"]): source["taken"] for source in found.sources}
+        taken = {"/".join(source["path"]): source["taken"] for source in found.sources}
         assert taken == {"a": 50, "a/large": 25, "a/small": 25, "b": 50, "b/large": 40, "b/small": 10}
 
     def test_what_a_recipe_says_comes_before_the_preset(self) -> None:
@@ -430,4 +430,4 @@ class TestFaults:
         rows = [row("x", n, dataset=name) for n, name in enumerate(names)]
         found = mix(rows, rule(by="dataset"), 0)
         assert sorted(found.order) == [0, 1, 2, 3, 4]
-        assert re.search("a/b", str([source["source"] for source in found.sources]))
+        assert re.search("a/b", str([source["path"] for source in found.sources]))

@@ -13,16 +13,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shinan.build.mixture import PRESETS, UNTAGGED, Mix
-from shinan.build.shares import Path, Source, divide
+from shinan.build.shares import Names, Source, divide
+from shinan.core.dataset import Judged, iter_rows, rows_at
 from shinan.core.errors import ConfigError, DataError, Problem, nearest
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
-from shinan.core.verdict import Verdict
+from shinan.core.verdict import Tally, Verdict
+
+_HELD = 1 << 16  # rows: some hundred megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class Mixture:
     order: Sequence[int]
     dropped: Mapping[int, Verdict]
     sources: Sequence[Mapping[str, Any]]
+
+    @property
+    def tally(self) -> Tally:
+        """Of different rows: one that is written again is kept once."""
+        return Tally(len(set(self.order)), Counter(verdict.reason for verdict in self.dropped.values()))
 
 
 def mix(rows: Iterable[Example], rule: Mix, seed: int) -> Mixture:
@@ -70,6 +79,20 @@ def mix(rows: Iterable[Example], rule: Mix, seed: int) -> Mixture:
     return Mixture(order.tolist(), dropped, [source.facts() for source in tree.walk()])
 
 
+def mixed(folder: Path, mixture: Mixture) -> Iterator[Judged]:
+    """The rows of a dataset folder as they stand in its mixture, then those that are left out, in their own order.
+
+    No more than `_HELD` rows are in memory: the file is read again for every so many places of the mixture.
+    """
+    for start in range(0, len(mixture.order), _HELD):
+        places = mixture.order[start : start + _HELD]
+        rows = rows_at(folder, places)
+        yield from (rows[place] for place in places)
+    for place, row in enumerate(iter_rows(folder)):
+        if verdict := mixture.dropped.get(place):
+            yield row, verdict
+
+
 @dataclass(slots=True)
 class _Seen:
     """What is kept of the rows.
@@ -83,16 +106,16 @@ class _Seen:
 
     ranks: array[int] = field(default_factory=lambda: array("Q"))
     cell: array[int] = field(default_factory=lambda: array("l"))
-    cells: list[tuple[Path, Path]] = field(default_factory=list)
+    cells: list[tuple[Names, Names]] = field(default_factory=list)
     tags: set[str] = field(default_factory=set)
 
-    def path(self, row: int) -> Path:
+    def path(self, row: int) -> Names:
         """The source that a row belongs to."""
         return self.cells[self.cell[row]][0]
 
 
 def _look(rows: Iterable[Example], rule: Mix, seed: int) -> _Seen:
-    seen, known = _Seen(), dict[tuple[Path, Path], int]()
+    seen, known = _Seen(), dict[tuple[Names, Names], int]()
     divided, capped = [level.by for level in rule.levels], list(rule.caps)
     for row in rows:
         cell = tuple(_value(row, by) for by in divided), tuple(_value(row, by) for by in capped)
@@ -180,7 +203,7 @@ def _over_cap(by: str, value: str, limit: int) -> Verdict:
 def _copies(tree: Source, seen: _Seen, ranking: Iterable[int]) -> Iterator[tuple[int, int]]:
     """How often each row is written: as often as the others of its source, or, those of lowest rank, once more."""
     leaves = {leaf.path: divmod(leaf.taken, leaf.available) for leaf in tree.leaves() if leaf.available}
-    used = Counter[Path]()
+    used = Counter[Names]()
     for row in ranking:
         path = seen.path(row)
         every, more = leaves[path]

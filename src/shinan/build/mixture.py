@@ -30,7 +30,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "weights": "equal",
             "within": {
                 "by": "inverted",
-                "weights": {UNTAGGED: 1, "yes": 0.3},
+                "weights": {UNTAGGED: 1, "false": 1, "true": 0.3},
                 "within": {
                     "by": "dataset",
                     "max_rate": {"flan2021": 30_000, "t0": 20_000, "niv2": 5_000, "cot": 100_000, "dialog": 200_000},
@@ -77,7 +77,7 @@ class Mix(Division):
     """A published mixture: `flan2021` or `flan2022`, whose values hold where the recipe does not say its own.
 
     flan2022 needs the tags `submixture` (flan2021, t0, niv2, cot, dialog; or say `by: build`) and `dataset`, and heeds
-    the tags `style` and `inverted: yes`."""
+    the tags `style` and `inverted` (true or false)."""
     total: int | None = Field(None, gt=0)
     """Rows written. By default as many as there are without writing a row twice."""
     epochs: Weight | dict[str, Weight] | None = None

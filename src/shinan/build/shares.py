@@ -11,7 +11,7 @@ from typing import Any
 from shinan.build.mixture import Division, Mix
 from shinan.core.errors import DataError
 
-Path = tuple[str, ...]
+Names = tuple[str, ...]
 """Names of a source and of the sources around it, outermost first."""
 
 _DIGITS = 12  # of a power: what machines agree on
@@ -29,7 +29,7 @@ class Source:
         taken: rows written, each copy counted.
     """
 
-    path: Path
+    path: Names
     available: int
     share: Fraction = Fraction(1)
     parts: Sequence[Source] = ()
@@ -67,7 +67,7 @@ class Source:
         """What a report says of it: `share` is of the whole mixture, `copies` the most that a row is written."""
         leaves = list(self.leaves())
         return {
-            "source": list(self.path),
+            "path": list(self.path),
             "available": self.available,
             "share": float(self._whole),
             "taken": self.taken,
@@ -94,7 +94,7 @@ def allot(rows: int, shares: Sequence[Fraction]) -> list[int]:
     return counts
 
 
-def divide(rule: Mix, available: Mapping[Path, int]) -> Source:
+def divide(rule: Mix, available: Mapping[Names, int]) -> Source:
     """The whole mixture as a tree, filled with as many rows as the rule says.
 
     Args:
@@ -114,11 +114,11 @@ def divide(rule: Mix, available: Mapping[Path, int]) -> Source:
     return tree
 
 
-def _parts(rule: Mix, levels: Sequence[Division], around: Source, available: Mapping[Path, int]) -> list[Source]:
+def _parts(rule: Mix, levels: Sequence[Division], around: Source, available: Mapping[Names, int]) -> list[Source]:
     if not levels:
         return []
     depth = len(around.path)
-    groups: dict[str, dict[Path, int]] = {}
+    groups: dict[str, dict[Names, int]] = {}
     for path, number in available.items():
         groups.setdefault(path[depth], {})[path] = number
     parts = [Source((*around.path, name), sum(groups[name].values())) for name in sorted(groups)]

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -274,7 +275,20 @@ def iter_rows(folder: Path) -> Iterator[Example]:
 
     Raises DataError if the file is missing or damaged, when the reading comes to it.
     """
-    return _read(folder / "data.parquet", KEPT_SCHEMA, from_batch)
+    for _, batch in _batches(folder / "data.parquet", KEPT_SCHEMA):
+        with _reading(folder / "data.parquet"):
+            yield from from_batch(batch)
+
+
+def rows_at(folder: Path, places: Iterable[int]) -> dict[int, Example]:
+    """The kept rows at these places, counted from 0; only they are made. Raises DataError as `iter_rows`."""
+    wanted = sorted(set(places))
+    found: dict[int, Example] = {}
+    for first, batch in _batches(folder / "data.parquet", KEPT_SCHEMA):
+        inside = wanted[bisect_left(wanted, first) : bisect_left(wanted, first + batch.num_rows)]
+        with _reading(folder / "data.parquet"):
+            found.update(zip(inside, from_batch(batch.take([place - first for place in inside])), strict=True))
+    return found
 
 
 def read_rows(folder: Path) -> list[Example]:
@@ -284,7 +298,9 @@ def read_rows(folder: Path) -> list[Example]:
 
 def iter_dropped(folder: Path) -> Iterator[Dropped]:
     """The dropped rows with their verdicts, as `iter_rows`."""
-    return _read(folder / "dropped.parquet", DROPPED_SCHEMA, from_dropped_batch)
+    for _, batch in _batches(folder / "dropped.parquet", DROPPED_SCHEMA):
+        with _reading(folder / "dropped.parquet"):
+            yield from from_dropped_batch(batch)
 
 
 def read_dropped(folder: Path) -> list[Dropped]:
@@ -292,24 +308,31 @@ def read_dropped(folder: Path) -> list[Dropped]:
     return list(iter_dropped(folder))
 
 
-def _read(path: Path, schema: pa.Schema, rows_of: Callable[[pa.RecordBatch], Iterator[T]]) -> Iterator[T]:
-    """The rows of a file with (at least) the columns of the schema, group by group."""
-    fix = "delete the stage's folder and run again"
+_DAMAGED = "delete the stage's folder and run again"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell what cannot be read as DataError."""
     try:
-        with pq.ParquetFile(path) as file:  # read_table would take `a=b` in the folder's name for a column
-            if missing := [name for name in schema.names if name not in file.schema_arrow.names]:
-                raise DataError(
-                    f"no rows of shinan: it lacks the columns {', '.join(missing)}", where=str(path), fix=fix
-                )
-            number = 0
-            for batch in file.iter_batches(_GROUP, columns=schema.names):
-                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-                for name in schema.names:
-                    if name != "thumb" and table[name].null_count:
-                        number += pc.index(table[name].is_null(), True).as_py()
-                        raise DataError(f"row {number} has no {name}", where=str(path), fix=fix)
-                [batch] = table.to_batches() or [pa.RecordBatch.from_pylist([], schema)]
-                number += batch.num_rows
-                yield from rows_of(batch)
+        yield
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"cannot read it: {error}", where=str(path), fix=fix) from error
+        raise DataError(f"cannot read it: {error}", where=str(path), fix=_DAMAGED) from error
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The file in batches of exactly this schema, each with the number of rows before it."""
+    number = 0
+    with _reading(path), pq.ParquetFile(path) as file:  # read_table would take `a=b` in the folder's name for a column
+        if missing := [name for name in schema.names if name not in file.schema_arrow.names]:
+            what = f"no rows of shinan: it lacks the columns {', '.join(missing)}"
+            raise DataError(what, where=str(path), fix=_DAMAGED)
+        for part in file.iter_batches(_GROUP, columns=schema.names):
+            table = pa.Table.from_batches([part]).select(schema.names).cast(schema)
+            for name in schema.names:
+                if name != "thumb" and table[name].null_count:
+                    number += pc.index(table[name].is_null(), True).as_py()
+                    raise DataError(f"row {number} has no {name}", where=str(path), fix=_DAMAGED)
+            for batch in table.to_batches():
+                yield number, batch
+                number += batch.num_rows

@@ -12,14 +12,14 @@ from shinan.core.example import Example
 from shinan.core.store import Store, cache_root
 from shinan.models.sources import resolve
 from shinan.recipe.dryrun import Forecast, dry_run
-from shinan.recipe.plan import plan, state_of
+from shinan.recipe.plan import plan, rows_stage, state_of
 from shinan.recipe.run import decide
 from shinan.recipe.schema import Recipe
 from shinan.recipe.stages import WORK, Room, Supervised, examine, supervised
 from shinan.train.findings import Finding
 from shinan.train.rows import split, steps_per_epoch
 
-_DATA = ("build", "items", "curate")
+_DATA = ("build", "items", "curate", "mix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def check(recipe: Recipe, folder: Path, *, measure: bool = False) -> Checked:
 
 
 def _data(room: Room, run: Path) -> list[Example]:
-    """The rows that curation leaves, made in the room's folder or linked from where they are finished."""
+    """The rows to train on, made in the room's folder or linked from where they are finished."""
     store = Store(cache_root())
     for stage in plan(room.recipe, room.setting):
         if stage.kind not in _DATA:
@@ -81,7 +81,7 @@ def _data(room: Room, run: Path) -> list[Example]:
         else:
             with new_folder(target) as beside:
                 WORK[stage.kind](room, stage, beside)
-    return read_rows(room.stage("curate"))
+    return read_rows(room.stage(rows_stage(room.recipe)))
 
 
 def _steps(recipe: Recipe, count: int) -> int:
