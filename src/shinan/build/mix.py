@@ -20,13 +20,13 @@ import numpy as np
 
 from shinan.build.mixture import PRESETS, UNTAGGED, Mix
 from shinan.build.shares import Names, Source, divide
-from shinan.core.dataset import Judged, iter_rows, rows_at
+from shinan.core.dataset import Judged, iter_rows
 from shinan.core.errors import ConfigError, DataError, Problem, nearest
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.verdict import Tally, Verdict
 
-_HELD = 1 << 16  # rows: some hundred megabytes
+_HELD = 1 << 17  # rows: some hundred megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,11 @@ def mixed(folder: Path, mixture: Mixture) -> Iterator[Judged]:
     """
     for start in range(0, len(mixture.order), _HELD):
         places = mixture.order[start : start + _HELD]
-        rows = rows_at(folder, places)
+        once = sorted(set(places))
+        rows = dict(zip(once, iter_rows(folder, once), strict=True))
         yield from (rows[place] for place in places)
-    for place, row in enumerate(iter_rows(folder)):
-        if verdict := mixture.dropped.get(place):
-            yield row, verdict
+    left = sorted(mixture.dropped)
+    yield from zip(iter_rows(folder, left), (mixture.dropped[place] for place in left), strict=True)
 
 
 @dataclass(slots=True)

@@ -270,25 +270,20 @@ def _is_unicode(row: Judged) -> bool:
     return True
 
 
-def iter_rows(folder: Path) -> Iterator[Example]:
+def iter_rows(folder: Path, places: Sequence[int] | None = None) -> Iterator[Example]:
     """The kept rows of a dataset folder, in order, a group in memory at a time.
+
+    With `places`, only the rows there are made: positions counted from 0, rising.
 
     Raises DataError if the file is missing or damaged, when the reading comes to it.
     """
-    for _, batch in _batches(folder / "data.parquet", KEPT_SCHEMA):
-        with _reading(folder / "data.parquet"):
+    path = folder / "data.parquet"
+    for first, batch in _batches(path, KEPT_SCHEMA):
+        if places is not None:
+            inside = places[bisect_left(places, first) : bisect_left(places, first + batch.num_rows)]
+            batch = batch.take(pa.array([place - first for place in inside], pa.int64()))
+        with _reading(path):
             yield from from_batch(batch)
-
-
-def rows_at(folder: Path, places: Iterable[int]) -> dict[int, Example]:
-    """The kept rows at these places, counted from 0; only they are made. Raises DataError as `iter_rows`."""
-    wanted = sorted(set(places))
-    found: dict[int, Example] = {}
-    for first, batch in _batches(folder / "data.parquet", KEPT_SCHEMA):
-        inside = wanted[bisect_left(wanted, first) : bisect_left(wanted, first + batch.num_rows)]
-        with _reading(folder / "data.parquet"):
-            found.update(zip(inside, from_batch(batch.take([place - first for place in inside])), strict=True))
-    return found
 
 
 def read_rows(folder: Path) -> list[Example]:

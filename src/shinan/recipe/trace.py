@@ -194,7 +194,7 @@ def _training(report: Report, rows: Sequence[Example]) -> list[Training]:
     if tune is None:
         return []
     settings, seed = tune.facts["settings"], tune.identity["seed"]
-    trained, _ = split(len(rows), settings["validation"], seed)
+    trained, _ = split([row.row for row in rows], settings["validation"], seed)
     losses = {point.step: point.loss for point in report.losses}
     lessons: dict[int, list[Lesson]] = {index: [] for index in trained}
     per_epoch = steps_per_epoch(len(trained), settings["batch_size"])
