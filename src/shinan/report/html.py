@@ -88,6 +88,7 @@ def render(report: Report) -> str:
         funnel=funnel("funnel", tallies) if tallies else None,
         sources=(sources := report.mixture.whole if report.mixture else []),
         mixture=mixture("mixture", sources[:_SOURCES]) if sources else None,
+        terms=report.licences.get("terms", {}),
         meanings=MEANINGS,
         others=[c for c in report.categories if c.metric not in {whole.metric for whole in report.headlines}],
         parts=[part for c in report.headlines for part in _parts(report, c)],
