@@ -280,7 +280,11 @@ def test_the_mixture_and_what_its_rows_ask_for(report: Report) -> None:
     source = Source(("</td><script>x</script>",), 1000, 0.25, 1500, 1000, 2, 1.5)
     sources = (source, replace(source, path=("b",)), replace(source, path=("b", "part")))
     terms: dict[Term, int] = {"unknown": 3, "share_alike": 5}
-    mixed = replace(report, mixture=Mixture(3000, 2000, sources), licences={"rows": {}, "terms": dict[str, int](terms)})
+    mixed = replace(
+        report,
+        mixture=Mixture(3000, 2000, sources),
+        licences={"rows": {}, "terms": {str(term): n for term, n in terms.items()}},
+    )
     page = _Page(render(mixed))
     assert "3,000 rows were written to train on, 2,000 of them different" in page.text
     assert "</td><script>x</script>" in page.text

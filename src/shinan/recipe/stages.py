@@ -92,6 +92,7 @@ def _items(room: Room, stage: Stage, out: Path) -> Outcome:
 
 
 def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
+    # Memory grows with the rows here, and again where they are tokenised: a check judges them all at once.
     rows = [row for need in stage.needs if need.startswith("build.") for row in iter_rows(room.stage(need))]
     items = [row for need in stage.needs if need.startswith("items.") for row in read_rows(room.stage(need))]
     checks = [(use.use, bound("check", use)()) for use in room.recipe.curate]
