@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,14 @@ def test_what_is_commented_out_is_valid_too(place: Path, shinan: Shinan) -> None
     lines = (place / "full.yaml").read_text("utf-8").splitlines()
     opened = [line.replace("  # ", "  ", 1) if line.startswith("  # ") and ":" in line else line for line in lines]
     opened = [line for line in opened if not line.startswith(("  A share", "  Rows of"))]
+    opened = [re.sub(r"^# (licences:|mix:|  \w+: )", r"\1", line) for line in opened]
     (place / "full.yaml").write_text("\n".join(opened), "utf-8")
     recipe: Recipe = load_recipe(place / "full.yaml")
     assert [use.id for use in recipe.build] == ["mine", "general"]
     assert [task.id for task in recipe.evaluate] == ["general", "mine"]
+    assert recipe.licences.forbid == ["non_commercial", "unknown"]
+    assert recipe.mix
+    assert recipe.mix.weights == {"mine": 0.8, "general": 0.2}
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

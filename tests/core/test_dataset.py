@@ -22,12 +22,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shinan.core import dataset
+from shinan.core import columns, dataset
+from shinan.core.columns import KEPT_SCHEMA
 from shinan.core.dataset import (
     MANIFEST,
     Manifest,
     describe_files,
     is_whole,
+    iter_rows,
     new_folder,
     read_dropped,
     read_manifest,
@@ -74,6 +76,70 @@ class TestRows:
         assert read_rows(tmp_path) == [row for row in rows if row.provenance.row % 5]
         assert read_dropped(tmp_path) == [(rows[0], verdict), (rows[5], verdict)]
         assert pq.ParquetFile(tmp_path / "data.parquet").num_row_groups == 3
+
+    @given(st.lists(examples, max_size=4))
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_columns_hold_what_a_table_of_dicts_holds(self, tmp_path: Path, rows: list[Example]) -> None:
+        """pyarrow's own way from dicts to a table, as the first version went, is the reference in both directions."""
+        dicts = [row.to_dict() for row in rows]
+        for row in dicts:
+            row["tags"], row["scores"] = sorted(row["tags"].items()), sorted(row["scores"].items())
+        table = pa.Table.from_pylist(dicts, schema=KEPT_SCHEMA)
+        write_rows(tmp_path, rows)
+        with pq.ParquetFile(tmp_path / "data.parquet") as file:
+            assert file.read().equals(table)
+        pq.write_table(table, tmp_path / "data.parquet", compression="zstd")
+        assert read_rows(tmp_path) == rows
+
+    def test_rows_are_read_group_by_group(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dataset, "_GROUP", 3)
+        rows = [PAIR.at("a", i) for i in range(10)]
+        write_rows(tmp_path, rows)
+        read: list[int] = []
+        real = columns.from_batch
+
+        def from_batch(batch: pa.RecordBatch) -> Iterator[Example]:
+            read.append(batch.num_rows)
+            return real(batch)
+
+        monkeypatch.setattr(dataset, "from_batch", from_batch)
+        stream = iter_rows(tmp_path)
+        assert [next(stream), next(stream)] == rows[:2]
+        assert read == [3]
+        assert list(stream) == rows[2:]
+        assert read == [3, 3, 3, 1]
+
+    @pytest.mark.parametrize("size", [1, 3, 100])
+    def test_how_a_file_is_cut_does_not_matter(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        rows = [
+            replace(PAIR.at("a", i), targets=("x",) * (i % 3), tags={"n": str(i)} if i % 2 else {}) for i in range(9)
+        ]
+        write_rows(tmp_path, rows)
+        monkeypatch.setattr(dataset, "_GROUP", size)
+        assert read_rows(tmp_path) == rows
+
+    @pytest.mark.promise10
+    @pytest.mark.parametrize(
+        ("column", "hole", "sentence"),
+        [
+            ("task", None, "row 1 has no task"),
+            ("messages", [{"role": "user", "train": None, "parts": [{"kind": "text", "text": None}]}], "a text is"),
+            ("tags", [("a", None)], "cannot read it: a text is missing"),
+            ("provenance", {"source": "a", "row": None, "licence": "", "maker": "", "parents": []}, "a number is"),
+        ],
+    )
+    def test_a_hole_in_a_table_is_an_error(self, tmp_path: Path, column: str, hole: object, sentence: str) -> None:
+        write_rows(tmp_path, [PAIR, PAIR])
+        with pq.ParquetFile(tmp_path / "data.parquet") as file:
+            table = file.read()
+        values = [table[column][0].as_py(), hole]
+        at = table.schema.names.index(column)
+        holed = table.set_column(at, table.schema.field(column), pa.array(values, table.schema.field(column).type))
+        pq.write_table(holed, tmp_path / "data.parquet")
+        with pytest.raises(DataError, match=sentence):
+            read_rows(tmp_path)
 
     @pytest.mark.promise1
     def test_the_tally_counts_reasons(self, tmp_path: Path) -> None:

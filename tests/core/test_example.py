@@ -23,6 +23,7 @@ from shinan.core.example import (
     system,
     user,
 )
+from shinan.core.hashing import content_hash
 
 KINDS: tuple[PartKind, ...] = ("text", "instruction", "input", "demonstration")
 texts = st.text(max_size=8)
@@ -93,6 +94,28 @@ class TestText:
         assert (Example(()).prompt, Example(()).reply, Example(()).prompt_text) == ((), None, "")
 
 
+ODD = Example(
+    (
+        system("Be brief."),
+        Message(
+            "user",
+            (
+                Part("翻訳してください。", "instruction"),
+                Part('cat "\\ \n\t\x00\x7f\u2028 🐈', "input"),
+                Part("", "demonstration"),
+            ),
+        ),
+        assistant("猫だ。", train=False),
+    ),
+    rejected=(assistant("犬\ud800"),),
+    targets=("猫だ。", "ねこ"),
+    choices=("a", "b"),
+    ranked=("x",),
+    thumb=True,
+)
+"""Everything that JSON escapes, text of several planes, half a surrogate pair, each list and both flags."""
+
+
 class TestIdentity:
     def test_a_known_id(self) -> None:
         """The hash of the documented content as sorted, compact JSON, worked out with the library's blake2b alone."""
@@ -104,6 +127,31 @@ class TestIdentity:
             '[{"parts":[{"kind":"text","text":"5"}],"role":"assistant","train":null}],[],[],[],null]'
         )
         assert PAIR.id == "b2:" + hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    @pytest.mark.parametrize(
+        ("example", "digits"),
+        [
+            (Example(()), "c030c4335ad4e5eb3cfe60ab777167db"),
+            (Example((user("2 + 2?"), assistant("4"))), "5fa63b3d1b818e4564485a1f42c2228e"),
+            (Example((Message("user", (), True),), thumb=False), "b8a76e4c2edbafd1baeb754530804127"),
+            (ODD, "68d39d9f16cc6eb6b80d978bd4a12951"),
+        ],
+    )
+    def test_ids_never_change(self, example: Example, digits: str) -> None:
+        """As the first version, which encoded the content as JSON by the library, worked them out."""
+        assert example.id == f"b2:{digits}"
+
+    @given(examples)
+    def test_an_id_is_the_hash_of_the_content_as_json(self, example: Example) -> None:
+        row = example.to_dict()
+        names = ("messages", "rejected", "targets", "choices", "ranked", "thumb")
+        assert example.id == content_hash([row[name] for name in names])
+
+    @given(examples, texts, texts)
+    def test_a_tag_more_changes_nothing_else(self, example: Example, name: str, value: str) -> None:
+        before = example.to_dict()
+        assert example.tagged(name, value) == replace(example, tags={**example.tags, name: value})
+        assert example.to_dict() == before
 
     @pytest.mark.parametrize(
         "change",

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shinan.core.dataset import Manifest
-from shinan.report.charts import dumbbell, funnel, loss_curves, ticks
+from shinan.report.charts import dumbbell, funnel, loss_curves, mixture, ticks
 from shinan.report.collect import Comparison, LossPoint, Stage
+from shinan.report.mixture import Source
 
 _WHOLE = Comparison("qa", "rouge_l", 90, 0.2, 0.4, 0.2, (0.1, 0.3), 0.001)
 _WORSE = Comparison("qa", "rouge_l", 9, 0.1, 0.05, -0.05, (-0.2, 0.1), 0.6, category="short_answers")
@@ -110,6 +111,25 @@ def test_funnel_bars_add_up_to_what_was_seen() -> None:
 
 def test_funnel_of_no_rows_at_all() -> None:
     assert "0 seen → 0 kept, 0 dropped" in _texts(_read(funnel("f", [_stage("curate", 0)])))
+
+
+def test_mixture_puts_marks_where_the_shares_are() -> None:
+    """300 and 100 rows, mixed half and half: 75 % to 50 %, 25 % to 50 %, on an axis that ends at 80 %."""
+    sources = [Source(("large",), 300, 0.5, 100, 100, 1, 1 / 3), Source(("<b>",), 100, 0.5, 100, 100, 1, 1.0)]
+    root = _read(mixture("m", sources))
+    assert [mark.get("cx") for mark in _marks(root, "circle", "before")[1:]] == ["93.75%", "31.25%"]
+    assert [mark.get("cx") for mark in _marks(root, "circle", "after")[1:]] == ["62.50%", "62.50%"]
+    assert "300 → 100 rows, 0.333 epochs" in _texts(root)
+    assert "<b>" in _texts(root)
+    assert "<b>" not in mixture("m", sources)
+    assert root.findtext("desc") == (
+        "large: 75 % of the rows, 50 % of the mixture; <b>: 25 % of the rows, 50 % of the mixture"
+    )
+
+
+def test_mixture_of_nothing_taken() -> None:
+    root = _read(mixture("m", [Source(("a",), 0, 0.0, 0, 0, 0, 0.0)]))
+    assert [mark.get("cx") for mark in _marks(root, "circle", "after")[1:]] == ["0.00%"]
 
 
 @pytest.mark.parametrize("ident", ["one", "two"])

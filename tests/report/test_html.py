@@ -20,9 +20,11 @@ import pytest
 
 from shinan.core.dataset import Manifest, write_manifest
 from shinan.core.errors import RunError
+from shinan.core.licence import MEANINGS, Term
 from shinan.evaluate.results import compare_samples
 from shinan.report.collect import Report, collect
 from shinan.report.html import endings, render, showcase, write_report
+from shinan.report.mixture import Mixture, Source
 from tests.evaluate.answers import answer
 from tests.report.fake_run import ALL, make_run
 
@@ -272,3 +274,22 @@ def test_what_could_not_be_scored_and_what_one_task_can_tell_is_said(tmp_path: P
     assert "No item of word forms (heldout) could be scored in exact match (of 1)" in text
     assert "All items of heldout belong to one task: the interval speaks of other items of that task" in text
     assert "In a category of one task, the interval speaks of other items of that task." in text
+
+
+def test_the_mixture_and_what_its_rows_ask_for(report: Report) -> None:
+    source = Source(("</td><script>x</script>",), 1000, 0.25, 1500, 1000, 2, 1.5)
+    sources = (source, replace(source, path=("b",)), replace(source, path=("b", "part")))
+    terms: dict[Term, int] = {"unknown": 3, "share_alike": 5}
+    mixed = replace(
+        report,
+        mixture=Mixture(3000, 2000, sources),
+        licences={"rows": {}, "terms": {str(term): n for term, n in terms.items()}},
+    )
+    page = _Page(render(mixed))
+    assert "3,000 rows were written to train on, 2,000 of them different" in page.text
+    assert "</td><script>x</script>" in page.text
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert "b / part" in page.text
+    for term, n in terms.items():
+        assert re.search(rf"{term.replace('_', ' ')}\s*{re.escape(MEANINGS[term])}\s*{n}\b", page.text)
+    assert "The mixture" not in _Page(render(report)).text

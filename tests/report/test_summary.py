@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from shinan.report.collect import Comparison, Report, collect
-from shinan.report.summary import outcome, summary, terminal_table, verdict
+from shinan.report.mixture import Mixture, Source
+from shinan.report.summary import mixture_table, outcome, summary, terminal_table, verdict
 from tests.report.fake_run import ALL, make_run
 
 _GAIN = Comparison("held-out tasks", "rouge_l", 96, 0.098, 0.312, 0.214, (0.171, 0.256), 0.0002, mde80=0.061)
@@ -109,8 +110,8 @@ def test_a_run_that_was_not_compared(tmp_path: Path) -> None:
 def test_summary_has_the_fields_of_the_design(report: Report) -> None:
     found = summary(_with(report, _GAIN))
     assert list(found) == [
-        *("recipe", "model", "stages", "training", "evaluation", "probes", "verdict", "wall_seconds", "versions"),
-        "machine",
+        *("recipe", "model", "stages", "mixture", "licences", "training", "evaluation", "probes", "verdict"),
+        *("wall_seconds", "versions", "machine"),
     ]
     assert found["stages"][1] == {
         "id": "build.file",
@@ -158,3 +159,20 @@ def test_the_table_fits_a_terminal_and_obeys_no_escape(report: Report) -> None:
     assert "9.8 → 31.2" in text
     assert "+17.1 to +25.6" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_terminal_tells_of_the_mixture(report: Report) -> None:
+    sources = [Source(("evil\x1b[2J",), 1000, 0.5, 1500, 1000, 2, 1.5), Source(("b",), 90, 0.5, 1500, 90, 17, 16.6667)]
+    sources += [Source(("b", "part"), 90, 0.5, 1500, 90, 17, 16.6667)]
+    console = Console(file=StringIO(), width=100)
+    console.print(mixture_table(replace(report, mixture=Mixture(3000, 1090, tuple(sources)))))
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The mixture: 3,000 rows, 1,090 of them different" in told
+    assert "\x1b" not in told
+    assert [line.split() for line in told.splitlines() if line.strip().startswith("b")] == [
+        ["b", "90", "50", "%", "1,500", "90", "17", "16.7"]
+    ]
+    many = tuple(Source((f"s{n:02}",), 1, 0.04, 1, 1, 1, 1.0) for n in range(25))
+    console.print(mixture_table(replace(report, mixture=Mixture(25, 25, many))))
+    assert "and 5 more in the report" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert mixture_table(report).row_count == 0

@@ -54,10 +54,24 @@ def test_instances_of_a_task_are_drawn_together() -> None:
 @pytest.mark.promise1
 @given(count=st.integers(1, 200), share=st.floats(0, 0.9), seed=st.integers())
 def test_split_loses_nothing(count: int, share: float, seed: int) -> None:
-    train, held = split(count, share, seed)
+    train, held = split([str(number) for number in range(count)], share, seed)
     assert sorted(train + held) == list(range(count))
     assert train
     assert len(held) == (max(1, round(share * count)) if share > 0 and count > 1 else 0)
+
+
+def test_a_split_never_changes() -> None:
+    """As the first version, which knew no copies, drew it."""
+    assert split([str(number) for number in range(20)], 0.2, 7)[1] == [0, 10, 14, 18]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.floats(0, 0.9), st.integers())
+def test_copies_of_a_row_are_on_one_side(rows: list[int], share: float, seed: int) -> None:
+    train, held = split([str(row) for row in rows], share, seed)
+    assert sorted(train + held) == list(range(len(rows)))
+    assert {rows[i] for i in train}.isdisjoint({rows[i] for i in held})
+    different = len(set(rows))
+    assert len({rows[i] for i in held}) == (max(1, round(share * different)) if share > 0 and different > 1 else 0)
 
 
 def _tokenizer() -> Tokenizer:

@@ -17,8 +17,11 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
     from shinan.report.collect import collect
     from shinan.report.html import write_report
-    from shinan.report.summary import terminal_table
+    from shinan.report.summary import mixture_table, terminal_table
 
     page = write_report(folder)
-    Console().print(terminal_table(collect(folder)))
+    found = collect(folder)
+    Console().print(terminal_table(found))
+    if found.mixture:
+        Console().print(mixture_table(found))
     print(f"report: {page}")

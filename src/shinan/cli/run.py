@@ -30,12 +30,15 @@ def run(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: 
     from shinan.recipe.run import run as run_recipe
     from shinan.report.collect import collect
     from shinan.report.html import write_report
-    from shinan.report.summary import terminal_table
+    from shinan.report.summary import mixture_table, terminal_table
 
     loaded = _load(recipe, set_, name)
     folder = run_recipe(loaded, runs / loaded.name)
     page = write_report(folder)
-    Console().print(terminal_table(collect(folder)))
+    found = collect(folder)
+    Console().print(terminal_table(found))
+    if found.mixture:
+        Console().print(mixture_table(found))
     print(f"report: {page}")
 
 

@@ -11,60 +11,29 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
+from shinan.core.columns import DROPPED_SCHEMA, KEPT_SCHEMA, from_batch, from_dropped_batch, to_dropped_table, to_table
 from shinan.core.errors import DataError, RunError
 from shinan.core.example import Example
 from shinan.core.hashing import file_sha256
-from shinan.core.verdict import Tally, Verdict
+from shinan.core.verdict import KEEP, Tally, Verdict
 
 MANIFEST = "manifest.json"
-_GROUP = 4096  # rows of a group in a Parquet file: some megabytes
+T = TypeVar("T", bound="Judged")
 
-_MESSAGES = pa.list_(
-    pa.struct(
-        {
-            "role": pa.string(),
-            "train": pa.bool_(),
-            "parts": pa.list_(pa.struct({"kind": pa.string(), "text": pa.string()})),
-        }
-    )
-)
-_PROVENANCE = pa.struct(
-    {
-        "source": pa.string(),
-        "row": pa.int64(),
-        "licence": pa.string(),
-        "maker": pa.string(),
-        "parents": pa.list_(pa.string()),
-    }
-)
-_COLUMNS = {
-    "id": pa.string(),
-    "task": pa.string(),
-    "messages": _MESSAGES,
-    "rejected": _MESSAGES,
-    "targets": pa.list_(pa.string()),
-    "choices": pa.list_(pa.string()),
-    "ranked": pa.list_(pa.string()),
-    "thumb": pa.bool_(),
-    "weight": pa.float64(),
-    "tags": pa.map_(pa.string(), pa.string()),
-    "scores": pa.map_(pa.string(), pa.float64()),
-    "provenance": _PROVENANCE,
-}
-_VERDICT = {"reason": pa.string(), "detail": pa.string(), "by": pa.string()}
-KEPT_SCHEMA = pa.schema(_COLUMNS)
-DROPPED_SCHEMA = pa.schema({**_COLUMNS, **_VERDICT})
+_GROUP = 4096  # rows of a group in a Parquet file: some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +190,8 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
         return False
 
 
-Judged = Example | tuple[Example, Verdict]
+Dropped = tuple[Example, Verdict]
+Judged = Example | Dropped
 """What a source of rows yields: a row, or a row that it drops, with the verdict."""
 
 
@@ -234,31 +204,30 @@ def write_stream(folder: Path, rows: Iterable[Judged]) -> Tally:
     """
     tally = Tally()
     with (
-        _Table(folder / "data.parquet", KEPT_SCHEMA) as kept,
-        _Table(folder / "dropped.parquet", DROPPED_SCHEMA) as dropped,
+        _Table[Example](folder / "data.parquet", KEPT_SCHEMA, to_table) as kept,
+        _Table[Dropped](folder / "dropped.parquet", DROPPED_SCHEMA, to_dropped_table) as dropped,
     ):
         for row in rows:
             if isinstance(row, Example):
                 tally.kept += 1
-                kept.add(row.to_dict())
+                kept.add(row)
             else:
-                example, verdict = row
-                tally.add(verdict)
-                dropped.add(example.to_dict() | {"reason": verdict.reason, "detail": verdict.detail, "by": verdict.by})
+                tally.add(row[1])
+                dropped.add(row)
     return tally
 
 
-def write_rows(folder: Path, kept: Iterable[Example], dropped: Iterable[tuple[Example, Verdict]] = ()) -> Tally:
+def write_rows(folder: Path, kept: Iterable[Example], dropped: Iterable[Dropped] = ()) -> Tally:
     """`write_stream` of rows that are already told apart."""
     return write_stream(folder, chain[Judged](kept, dropped))
 
 
-class _Table:
+class _Table(Generic[T]):
     """A Parquet file that grows by groups of rows."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._rows: list[dict[str, Any]] = []
+    def __init__(self, path: Path, schema: pa.Schema, columns: Callable[[Sequence[T]], pa.Table]) -> None:
+        self._columns = columns
+        self._rows: list[T] = []
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def __enter__(self) -> Self:
@@ -271,60 +240,94 @@ class _Table:
         finally:
             self._writer.close()
 
-    def add(self, row: dict[str, Any]) -> None:
-        """One more row, in the form of `Example.to_dict` and, for a dropped one, its verdict."""
+    def add(self, row: T) -> None:
+        """One more row."""
         self._rows.append(row)
         if len(self._rows) == _GROUP:
             self._flush()
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []
-        for row in rows:
-            row["tags"], row["scores"] = sorted(row["tags"].items()), sorted(row["scores"].items())
         try:
-            table = pa.Table.from_pylist(rows, schema=self._schema)
+            table = self._columns(rows)
         except UnicodeEncodeError as error:
-            origin = next(row["provenance"] for row in rows if not _is_unicode(row))
+            origin = next(where for where, row in ((_where(row), row) for row in rows) if not _is_unicode(row))
             what = f"text that is not valid Unicode (a lone surrogate, {error.object[error.start]!r})"
-            raise DataError(what, where=f"{origin['source']}#{origin['row']}", fix="repair or drop the row") from error
+            raise DataError(what, where=origin, fix="repair or drop the row") from error
         self._writer.write_table(table)
 
 
-def _is_unicode(row: dict[str, Any]) -> bool:
+def _where(row: Judged) -> str:
+    return row.row if isinstance(row, Example) else row[0].row
+
+
+def _is_unicode(row: Judged) -> bool:
+    example, verdict = (row, KEEP) if isinstance(row, Example) else row
     try:
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
+        json.dumps([example.to_dict(), asdict(verdict)], ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True
 
 
+def iter_rows(folder: Path, places: Sequence[int] | None = None) -> Iterator[Example]:
+    """The kept rows of a dataset folder, in order, a group in memory at a time.
+
+    With `places`, only the rows there are made: positions counted from 0, rising.
+
+    Raises DataError if the file is missing or damaged, when the reading comes to it.
+    """
+    path = folder / "data.parquet"
+    for first, batch in _batches(path, KEPT_SCHEMA):
+        if places is not None:
+            inside = places[bisect_left(places, first) : bisect_left(places, first + batch.num_rows)]
+            batch = batch.take(pa.array([place - first for place in inside], pa.int64()))
+        with _reading(path):
+            yield from from_batch(batch)
+
+
 def read_rows(folder: Path) -> list[Example]:
-    """The kept rows of a dataset folder, in order. Raises DataError if the file is missing or damaged."""
-    return [Example.from_dict(row) for row in _read_table(folder / "data.parquet", KEPT_SCHEMA)]
+    """All of `iter_rows`."""
+    return list(iter_rows(folder))
 
 
-def read_dropped(folder: Path) -> list[tuple[Example, Verdict]]:
-    """The dropped rows with their verdicts. Raises DataError if the file is missing or damaged."""
-    return [
-        (Example.from_dict(row), Verdict.drop(row["reason"], row["detail"], row["by"]))
-        for row in _read_table(folder / "dropped.parquet", DROPPED_SCHEMA)
-    ]
+def iter_dropped(folder: Path) -> Iterator[Dropped]:
+    """The dropped rows with their verdicts, as `iter_rows`."""
+    for _, batch in _batches(folder / "dropped.parquet", DROPPED_SCHEMA):
+        with _reading(folder / "dropped.parquet"):
+            yield from from_dropped_batch(batch)
 
 
-def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    fix = "delete the stage's folder and run again"
+def read_dropped(folder: Path) -> list[Dropped]:
+    """All of `iter_dropped`."""
+    return list(iter_dropped(folder))
+
+
+_DAMAGED = "delete the stage's folder and run again"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell what cannot be read as DataError."""
     try:
-        with pq.ParquetFile(path) as file:  # read_table would take `a=b` in the folder's name for a column
-            table = file.read()
-            if missing := [name for name in schema.names if name not in table.schema.names]:
-                raise DataError(
-                    f"no rows of shinan: it lacks the columns {', '.join(missing)}", where=str(path), fix=fix
-                )
-            rows: list[dict[str, Any]] = table.select(schema.names).cast(schema).to_pylist()
+        yield
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"cannot read it: {error}", where=str(path), fix=fix) from error
-    for number, row in enumerate(rows):
-        if empty := next((name for name in schema.names if row[name] is None and name != "thumb"), None):
-            raise DataError(f"row {number} has no {empty}", where=str(path), fix=fix)
-        row["tags"], row["scores"] = dict(row["tags"]), dict(row["scores"])
-    return rows
+        raise DataError(f"cannot read it: {error}", where=str(path), fix=_DAMAGED) from error
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The file in batches of exactly this schema, each with the number of rows before it."""
+    number = 0
+    with _reading(path), pq.ParquetFile(path) as file:  # read_table would take `a=b` in the folder's name for a column
+        if missing := [name for name in schema.names if name not in file.schema_arrow.names]:
+            what = f"no rows of shinan: it lacks the columns {', '.join(missing)}"
+            raise DataError(what, where=str(path), fix=_DAMAGED)
+        for part in file.iter_batches(_GROUP, columns=schema.names):
+            table = pa.Table.from_batches([part]).select(schema.names).cast(schema)
+            for name in schema.names:
+                if name != "thumb" and table[name].null_count:
+                    number += pc.index(table[name].is_null(), True).as_py()
+                    raise DataError(f"row {number} has no {name}", where=str(path), fix=_DAMAGED)
+            for batch in table.to_batches():
+                yield number, batch
+                number += batch.num_rows

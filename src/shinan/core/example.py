@@ -6,12 +6,14 @@ are all Examples; what differs is which fields are filled.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from shinan.core.errors import DataError
-from shinan.core.hashing import content_hash
+from shinan.core.hashing import tagged_hash
 
 Role = Literal["system", "user", "assistant"]
 PartKind = Literal["text", "instruction", "input", "demonstration"]
@@ -127,17 +129,9 @@ class Example:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", content_hash(self._content()))
-
-    def _content(self) -> list[Any]:
-        return [
-            [_message_to_dict(message) for message in self.messages],
-            [_message_to_dict(message) for message in self.rejected],
-            list(self.targets),
-            list(self.choices),
-            list(self.ranked),
-            self.thumb,
-        ]
+        lists = (_quoted(self.targets), _quoted(self.choices), _quoted(self.ranked))
+        content = (_turns(self.messages), _turns(self.rejected), *lists, _FLAGS[self.thumb])
+        object.__setattr__(self, "id", tagged_hash(f"[{','.join(content)}]".encode("utf-8", "surrogatepass")))
 
     @property
     def row(self) -> str:
@@ -167,6 +161,14 @@ class Example:
         """The same example as row `row` of `source`."""
         return replace(self, provenance=replace(self.provenance, source=source, row=row))
 
+    def tagged(self, name: str, value: str) -> Example:
+        """The same example with one more tag, or another value of it."""
+        example = object.__new__(Example)
+        for slot in _SLOTS:  # tags are no content: `replace` would work the id out again, which takes longer
+            object.__setattr__(example, slot, getattr(self, slot))
+        object.__setattr__(example, "tags", {**self.tags, name: value})
+        return example
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form; `from_dict` reads it back to an equal example."""
         return {
@@ -194,7 +196,7 @@ class Example:
     def from_dict(cls, value: Mapping[str, Any]) -> Example:
         """Read `to_dict`'s form. Raises DataError if the stored id is not the hash of the content."""
         origin = value["provenance"]
-        example = cls(
+        return cls(
             messages=_messages_from(value["messages"]),
             rejected=_messages_from(value["rejected"]),
             targets=tuple(value["targets"]),
@@ -208,14 +210,17 @@ class Example:
             provenance=Provenance(
                 origin["source"], origin["row"], origin["licence"], origin["maker"], tuple(origin["parents"])
             ),
-        )
-        if value.get("id", example.id) != example.id:
+        ).checked(value.get("id"))
+
+    def checked(self, id_: str | None) -> Example:
+        """The example itself. Raises DataError if `id_`, under which it was stored, is not the hash of its content."""
+        if id_ is not None and id_ != self.id:
             raise DataError(
                 "the stored id is not the hash of the row's content",
-                where=example.row,
+                where=self.row,
                 fix="the file was changed by hand or damaged; build this stage again",
             )
-        return example
+        return self
 
 
 def _message_to_dict(message: Message) -> dict[str, Any]:
@@ -228,6 +233,28 @@ def _messages_from(values: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
         Message(value["role"], tuple(Part(p["text"], p["kind"]) for p in value["parts"]), value["train"])
         for value in values
     )
+
+
+_SLOTS = tuple(slot.name for slot in fields(Example))
+
+# An id is the hash of the content as `canonical_json`, written here by hand: it is worked out for each of millions of
+# rows, and the general encoder takes four times as long.
+_text = json.JSONEncoder(ensure_ascii=False).encode
+_name = lru_cache(maxsize=64)(_text)  # roles and kinds of parts
+_FLAGS: Mapping[bool | None, str] = {None: "null", True: "true", False: "false"}
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    return f"[{','.join(map(_text, texts))}]" if texts else "[]"
+
+
+def _turns(messages: Iterable[Message]) -> str:
+    return f"[{','.join(map(_turn, messages))}]" if messages else "[]"
+
+
+def _turn(message: Message) -> str:
+    parts = ",".join([f'{{"kind":{_name(part.kind)},"text":{_text(part.text)}}}' for part in message.parts])
+    return f'{{"parts":[{parts}],"role":{_name(message.role)},"train":{_FLAGS[message.train]}}}'
 
 
 ROLES: tuple[str, ...] = get_args(Role)

@@ -7,16 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes. NaN is refused (ValueError)."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
 def content_hash(value: Any) -> str:
     """The tagged hash of a JSON-able value, 128 bits. The tag `b2:` makes a later change of form detectable."""
-    return "b2:" + hashlib.blake2b(canonical_json(value), digest_size=16).hexdigest()
+    return tagged_hash(canonical_json(value))
+
+
+def tagged_hash(canonical: bytes) -> str:
+    """`content_hash` of a value that is already in the form of `canonical_json`."""
+    return "b2:" + hashlib.blake2b(canonical, digest_size=16).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,16 +10,17 @@ from tempfile import TemporaryDirectory
 from shinan.core.dataset import new_folder, read_rows
 from shinan.core.example import Example
 from shinan.core.store import Store, cache_root
+from shinan.models.forest import Bundle
 from shinan.models.sources import resolve
 from shinan.recipe.dryrun import Forecast, dry_run
-from shinan.recipe.plan import plan, state_of
+from shinan.recipe.plan import plan, rows_stage, state_of
 from shinan.recipe.run import decide
 from shinan.recipe.schema import Recipe
 from shinan.recipe.stages import WORK, Room, Supervised, examine, supervised
 from shinan.train.findings import Finding
 from shinan.train.rows import split, steps_per_epoch
 
-_DATA = ("build", "items", "curate")
+_DATA = ("build", "items", "curate", "mix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,11 @@ def check(recipe: Recipe, folder: Path, *, measure: bool = False) -> Checked:
         findings = examine(room, data)
         sound = measure and all(finding.severity != "stop" for finding in findings)
         forecast = dry_run(room, data, folder) if sound else None
-        return Checked(data, findings, _steps(recipe, len(data.bundles)), forecast)
+        return Checked(data, findings, _steps(recipe, data.bundles), forecast)
 
 
 def _data(room: Room, run: Path) -> list[Example]:
-    """The rows that curation leaves, made in the room's folder or linked from where they are finished."""
+    """The rows to train on, made in the room's folder or linked from where they are finished."""
     store = Store(cache_root())
     for stage in plan(room.recipe, room.setting):
         if stage.kind not in _DATA:
@@ -81,9 +82,9 @@ def _data(room: Room, run: Path) -> list[Example]:
         else:
             with new_folder(target) as beside:
                 WORK[stage.kind](room, stage, beside)
-    return read_rows(room.stage("curate"))
+    return read_rows(room.stage(rows_stage(room.recipe)))
 
 
-def _steps(recipe: Recipe, count: int) -> int:
-    train, _ = split(count, recipe.tune.validation, recipe.seed)
+def _steps(recipe: Recipe, bundles: Sequence[Bundle]) -> int:
+    train, _ = split([bundle[0].row for bundle in bundles], recipe.tune.validation, recipe.seed)
     return max(1, round(recipe.tune.epochs * steps_per_epoch(len(train), recipe.tune.batch_size)))

@@ -12,13 +12,14 @@ from shinan.core.hashing import content_hash
 from shinan.core.store import Store
 from shinan.recipe.schema import EvalTask, Recipe, bound
 
-Kind = Literal["build", "items", "curate", "audit", "before", "tune", "after", "compare"]
+Kind = Literal["build", "items", "curate", "mix", "audit", "before", "tune", "after", "compare"]
 
 # Raised when the code of a stage changes its results. Components carry versions of their own.
 _VERSIONS: Mapping[Kind, int] = {
-    "build": 1,
+    "build": 2,
     "items": 1,
-    "curate": 1,
+    "curate": 2,
+    "mix": 1,
     "audit": 1,
     "before": 1,
     "tune": 2,
@@ -92,8 +93,12 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
         yield f"items.{task.id}", "items", f"build.{task.use}", (), task.id, bound("build", task).identity()
     checks = [bound("check", use).identity() for use in recipe.curate]
     clean = recipe.decontaminate.model_dump() if not isinstance(recipe.decontaminate, bool) else False
-    yield "curate", "curate", "curate", builds + items, "", {"checks": checks, "decontaminate": clean}
-    yield "audit", "audit", "audit", ("curate",), "", machine | _supervision(recipe)
+    forbidden = {"licences": recipe.licences.forbid} if recipe.licences.forbid else {}
+    yield "curate", "curate", "curate", builds + items, "", {"checks": checks, "decontaminate": clean, **forbidden}
+    rows = rows_stage(recipe)
+    if recipe.mix:
+        yield "mix", "mix", "mix", ("curate",), "", {"rule": recipe.mix.model_dump(mode="json")}
+    yield "audit", "audit", "audit", (rows,), "", machine | _supervision(recipe)
     for task in recipe.evaluate:
         yield (
             f"evaluate.{task.id}.before",
@@ -103,12 +108,17 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
             task.id,
             machine | _asking(task),
         )
-    yield "tune", "tune", f"tune.{recipe.tune.objective}", ("curate", "audit"), "", machine | _tuning(recipe)
+    yield "tune", "tune", f"tune.{recipe.tune.objective}", (rows, "audit"), "", machine | _tuning(recipe)
     for task in recipe.evaluate:
         needs = (f"items.{task.id}", "tune")
         yield f"evaluate.{task.id}.after", "after", "evaluate", needs, task.id, machine | _asking(task)
     sides = tuple(f"evaluate.{task.id}.{side}" for task in recipe.evaluate for side in ("before", "after"))
     yield "compare", "compare", "compare", sides, "", {}
+
+
+def rows_stage(recipe: Recipe) -> str:
+    """Id of the stage whose rows are trained on."""
+    return "mix" if recipe.mix else "curate"
 
 
 def _asking(task: EvalTask) -> dict[str, Any]:

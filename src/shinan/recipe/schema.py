@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from shinan.core.config import Config, apply_overrides, load_yaml, validate
-from shinan.core.errors import ConfigError, Problem
+from shinan.build.mixture import Mix
+from shinan.core.config import Config, Document, Keys, apply_overrides, load_yaml, validate
+from shinan.core.errors import ConfigError, Problem, nearest
 from shinan.core.registry import Bound, bind
 from shinan.train.settings import TuneSettings
 
@@ -41,6 +43,14 @@ class Decontaminate(Config):
     """Dropped if more than this share of the item's n-grams occurs in the row."""
 
 
+class Licences(Config):
+    """Which licences the training rows may have. What those of a run ask for together stands in its report."""
+
+    forbid: list[str] = Field(default_factory=list)
+    """Rows of these are dropped: SPDX ids, patterns such as `*-NC-*`, or terms (unknown, no_derivatives,
+    non_commercial, model_terms, use_limits, share_alike, attribution); `unknown` is all whose terms are not known."""
+
+
 class EvalTask(Use):
     """Held-out items, asked before and after tuning."""
 
@@ -69,6 +79,10 @@ class Recipe(Config):
     """Checks, in order."""
     decontaminate: Decontaminate | bool = Decontaminate()
     """On unless switched off by name: `decontaminate: false`."""
+    licences: Licences = Licences()
+    """Licences that are kept out."""
+    mix: Mix | None = None
+    """How the rows that curation leaves are mixed; without it each is trained on once an epoch."""
     tune: TuneSettings = TuneSettings()
     """How to tune."""
     evaluate: list[EvalTask] = Field(min_length=1)
@@ -110,9 +124,26 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             bind(kind, name, params, where=document.where(keys))
         except ConfigError as error:
             problems.extend(error.problems)
+    problems += _mix_problems(recipe, document)
     if problems:
         raise ConfigError(problems)
     return recipe
+
+
+def _mix_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
+    """Names of build stages that a mixture mistypes or leaves out; other names are known once there are rows."""
+    builds = {use.id for use in recipe.build}
+    for depth, level in enumerate(recipe.mix.levels if recipe.mix else ()):
+        keys: Keys = ("mix", *["within"] * depth)
+        named = {"weights": level.weights, "epochs": level.epochs if isinstance(level, Mix) else None}
+        for key, given in named.items() if level.by == "build" else ():
+            if isinstance(given, dict):
+                for name in sorted(given.keys() - builds):
+                    where = document.where((*keys, key, name))
+                    yield Problem(f"no build stage has the id {name!r}", where, nearest(name, builds))
+                for name in sorted(builds - given.keys()):
+                    where = document.where((*keys, key))
+                    yield Problem(f"the build stage {name!r} has no weight", where, "give it one, or 0 to leave it out")
 
 
 def _components(recipe: Recipe) -> list[tuple[str, tuple[str | int, ...], str, dict[str, Any]]]:

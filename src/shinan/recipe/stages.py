@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,12 +13,16 @@ from typing import Any
 
 import torch
 
-from shinan.core.dataset import Judged, new_folder, read_rows, write_rows, write_stream
+from shinan.build.mix import mix, mixed
+from shinan.build.mixture import Mix
+from shinan.core.dataset import Judged, iter_rows, new_folder, read_rows, write_rows, write_stream
 from shinan.core.errors import DataError
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
+from shinan.core.licence import describe
 from shinan.core.registry import bind
 from shinan.core.verdict import Verdict
+from shinan.curate.licences import licences
 from shinan.curate.overlap import overlap
 from shinan.curate.run import curate
 from shinan.evaluate.results import best_style, compare_samples, means
@@ -29,7 +34,7 @@ from shinan.models.checkpoint import load_model, save_model
 from shinan.models.forest import Bundle
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
-from shinan.recipe.plan import Kind, Setting, Stage
+from shinan.recipe.plan import Kind, Setting, Stage, rows_stage
 from shinan.recipe.schema import EvalTask, Recipe, bound
 from shinan.train import lora
 from shinan.train.audit import audit, audit_saved
@@ -73,8 +78,13 @@ class Outcome:
 
 def _build(room: Room, stage: Stage, out: Path) -> Outcome:
     use = next(use for use in room.recipe.build if use.id == stage.subject)
-    rows = bound("build", use)(derive_seed(room.recipe.seed, "build", use.id))
-    return Outcome(write_stream(out, rows).to_dict())
+    rows: Iterable[Judged] = bound("build", use)(derive_seed(room.recipe.seed, "build", use.id))
+    return Outcome(write_stream(out, (_of_build(row, use.id) for row in rows)).to_dict())
+
+
+def _of_build(row: Judged, id_: str) -> Judged:
+    """The row with a tag that names its build stage."""
+    return row.tagged("build", id_) if isinstance(row, Example) else (row[0].tagged("build", id_), row[1])
 
 
 def _items(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -82,9 +92,12 @@ def _items(room: Room, stage: Stage, out: Path) -> Outcome:
 
 
 def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
-    rows = [row for need in stage.needs if need.startswith("build.") for row in read_rows(room.stage(need))]
+    # Memory grows with the rows here, and again where they are tokenised: a check judges them all at once.
+    rows = [row for need in stage.needs if need.startswith("build.") for row in iter_rows(room.stage(need))]
     items = [row for need in stage.needs if need.startswith("items.") for row in read_rows(room.stage(need))]
     checks = [(use.use, bound("check", use)()) for use in room.recipe.curate]
+    if forbid := room.recipe.licences.forbid:
+        checks.insert(0, ("licences", licences(forbid)))
     rule = room.recipe.decontaminate
     if not isinstance(rule, bool):
         checks.append(("overlap", overlap(items, n=rule.n, share=rule.share)))
@@ -97,7 +110,25 @@ def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
             where="curate",
             fix="loosen the check that drops most, or add data",
         )
-    return Outcome(tally.to_dict())
+    return Outcome(tally.to_dict(), {"licences": describe(Counter(row.provenance.licence for row in kept))})
+
+
+def _mix(room: Room, stage: Stage, out: Path) -> Outcome:
+    source = room.stage("curate")
+    mixture = mix(iter_rows(source), room.recipe.mix or Mix(), derive_seed(room.recipe.seed, "mix"))
+    licences_of = Counter[str]()
+    write_stream(out, _noted(mixed(source, mixture), licences_of))
+    tally = mixture.tally
+    facts = {"written": len(mixture.order), "distinct": tally.kept, "sources": mixture.sources}
+    return Outcome(tally.to_dict(), facts | {"licences": describe(licences_of)})
+
+
+def _noted(rows: Iterable[Judged], licences_of: Counter[str]) -> Iterator[Judged]:
+    """The rows as they are; the licences of those that are kept are counted on the way."""
+    for row in rows:
+        if isinstance(row, Example):
+            licences_of[row.provenance.licence] += 1
+        yield row
 
 
 def _before(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -125,14 +156,14 @@ def _ask(room: Room, stage: Stage, model: Path, styles: Sequence[str], side: str
 
 
 def _audit(room: Room, stage: Stage, out: Path) -> Outcome:
-    findings = examine(room, supervised(room, read_rows(room.stage("curate"))))
+    findings = examine(room, supervised(room, read_rows(room.stage(rows_stage(room.recipe)))))
     refuse(findings)
     return Outcome(facts={"findings": [asdict(finding) for finding in findings]}, files=[])
 
 
 def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     settings = room.recipe.tune
-    data = supervised(room, read_rows(room.stage("curate")))
+    data = supervised(room, read_rows(room.stage(rows_stage(room.recipe))))
     tally = write_rows(out, data.kept, data.dropped)
     objective = bind("objective", settings.objective, settings.params)()
     checkpoints = room.folder / "checkpoints"
@@ -174,6 +205,7 @@ WORK: Mapping[Kind, Callable[[Room, Stage, Path], Outcome]] = {
     "build": _build,
     "items": _items,
     "curate": _curate,
+    "mix": _mix,
     "audit": _audit,
     "before": _before,
     "tune": _tune,
@@ -200,7 +232,7 @@ class Supervised:
 
 
 def supervised(room: Room, examples: Sequence[Example]) -> Supervised:
-    """The rows that curation leaves, as tokens."""
+    """The rows to train on, as tokens."""
     tune = room.recipe.tune
     chat = chat_format(room.setting.chat, Tokenizer.load(room.model))
     pairs = bind("objective", tune.objective, tune.params)().pairs

@@ -44,6 +44,16 @@ curate:
   - use: exact_duplicates
 # Rows that hold the text of an evaluation item are dropped too, unless you say `decontaminate: false`.
 
+# Rows under licences that you may not use are dropped, too:
+# licences:
+#   forbid: [non_commercial, unknown] # terms, SPDX ids or patterns: "*-NC-*"
+
+# How much of each source is trained on; without this, every row once an epoch:
+# mix:
+#   weights: {mine: 0.8, general: 0.2}
+#   total: 2000 # rows; a source that is too small for its share is written again,
+#   max_epochs: 4 # but no more often than this
+
 tune:
   method: lora # or full: all weights
   epochs: 3

@@ -97,7 +97,7 @@ class Trace:
     """A row's life in a run.
 
     Attributes:
-        passages: the stages that saw it, in the plan's order; never empty.
+        passages: the stages that saw it, in the plan's order, once each; never empty.
         missing: planned stages that have not finished.
         trained: how tuning used it; one entry for each time it stands in the training rows.
         chat: the format it was trained in, None while (or since) there is no tuned model to read it from.
@@ -125,13 +125,13 @@ def trace(run: Path, wanted: str) -> Trace:
     report = collect(run)
     seen = [passage for stage in report.stages for passage in _passages(stage)]
     row = _find(wanted, {(passage.example.row, passage.example.id) for passage in seen}, run)
-    passages = tuple(passage for passage in seen if passage.example.row == row)
-    tuned, curated = (
+    passages = tuple({_once(passage): passage for passage in seen if passage.example.row == row}.values())
+    tuned, mixed, curated = (
         [passage.example for passage in seen if passage.stage == stage and passage.verdict.keep]
-        for stage in ("tune", "curate")
+        for stage in ("tune", "mix", "curate")
     )
     training = _training(report, tuned)
-    taught = tuned if training else curated
+    taught = tuned if training else mixed or curated
     items = {p.example.row: p.example for p in seen if _is_item(p)}
     n = _gram(report.stages)
     item, example = items.get(row), next((p.example for p in passages if not _is_item(p)), None)
@@ -157,9 +157,15 @@ def _passages(stage: Stage) -> Iterator[Passage]:
         yield Passage(stage.id, stage.use, example, verdict, passed)
 
 
+def _once(passage: Passage) -> tuple[str, str, Verdict]:
+    """The same for all copies of a row that a mixture writes again."""
+    return passage.stage, passage.example.tags.get("build", ""), passage.verdict
+
+
 def _checks(manifest: Manifest) -> tuple[str, ...]:
     names = [check["use"].removeprefix("check.") for check in manifest.identity.get("checks", ())]
-    return (*names, *(["overlap"] if manifest.identity.get("decontaminate") else []))
+    first = ["licences"] if manifest.identity.get("licences") else []
+    return (*first, *names, *(["overlap"] if manifest.identity.get("decontaminate") else []))
 
 
 def _is_item(passage: Passage) -> bool:
@@ -188,7 +194,7 @@ def _training(report: Report, rows: Sequence[Example]) -> list[Training]:
     if tune is None:
         return []
     settings, seed = tune.facts["settings"], tune.identity["seed"]
-    trained, _ = split(len(rows), settings["validation"], seed)
+    trained, _ = split([row.row for row in rows], settings["validation"], seed)
     losses = {point.step: point.loss for point in report.losses}
     lessons: dict[int, list[Lesson]] = {index: [] for index in trained}
     per_epoch = steps_per_epoch(len(trained), settings["batch_size"])
@@ -233,10 +239,8 @@ def _near_item(row: Example, items: Iterable[Example], n: int) -> Near | None:
 def _near_rows(item: Example, rows: Sequence[Example], training: Sequence[Training], n: int) -> list[Near]:
     index = _index(item, n)
     uses: Sequence[Training | None] = training or [None] * len(rows)
-    near = (
-        Near(row, _rouge(item, row), index.coverage(_text(row)).share, n, use)
-        for row, use in zip(rows, uses, strict=True)
-    )
+    once = {(row.row, row.id): (row, use) for row, use in zip(rows, uses, strict=True)}  # not each copy of a row
+    near = (Near(row, _rouge(item, row), index.coverage(_text(row)).share, n, use) for row, use in once.values())
     return heapq.nlargest(_ROWS, near, key=_likeness)
 
 

@@ -13,7 +13,8 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from markupsafe import Markup
 
 from shinan.report.collect import Comparison, LossPoint, Stage
-from shinan.report.wording import change, count, interval, metric_name, points
+from shinan.report.mixture import Source
+from shinan.report.wording import change, count, interval, metric_name, points, share
 
 _ROW = 46  # pixels of one dumbbell or funnel line
 _CURVE = 240  # height of the loss plot in pixels
@@ -77,14 +78,19 @@ def dumbbell(ident: str, rows: Sequence[Comparison]) -> Markup:
     top, bottom = 30, 30 + _ROW * len(rows)
     root = _svg(ident, title, "; ".join(said), bottom + 24)
     _legend(root)
+    _scale(root, marks, top, bottom)
+    for index, row in enumerate(rows):
+        _dumbbell_row(root, row, top + _ROW * index, marks[-1] / 100)
+    return _markup(root)
+
+
+def _scale(root: Element, marks: Sequence[float], top: float, bottom: float, unit: str = "") -> None:
+    """Upright lines at the marks, numbered below."""
     for mark in marks:
         x = _percent(mark / marks[-1])
         _line(root, x, top, x, bottom, "grid")
         edge = "tick first" if mark == marks[0] else "tick last" if mark == marks[-1] else "tick"
-        _text(root, x, bottom + 16, f"{mark:g}", edge)
-    for index, row in enumerate(rows):
-        _dumbbell_row(root, row, top + _ROW * index, marks[-1] / 100)
-    return _markup(root)
+        _text(root, x, bottom + 16, f"{mark:g}{unit}", edge)
 
 
 def _label(row: Comparison) -> str:
@@ -209,3 +215,35 @@ def funnel(ident: str, stages: Sequence[Stage]) -> Markup:
             SubElement(rect, "title").text = f"{name}: {count(n)}"
             start += n
     return _markup(root)
+
+
+def mixture(ident: str, sources: Sequence[Source]) -> Markup:
+    """Each source's share of the rows that there were, joined by a bar to its share of the mixture."""
+    had, gave = (sum(values) or 1 for values in ([s.available for s in sources], [s.taken for s in sources]))
+    said = [
+        f"{_path(s)}: {share(s.available, had)} of the rows, {share(s.taken, gave)} of the mixture" for s in sources
+    ]
+    top, bottom = 30, 30 + _ROW * len(sources)
+    title = "Each source's share, in the rows that there were and in the mixture"
+    root = _svg(ident, title, "; ".join(said), bottom + 24)
+    for x, css, name in ((8, "before", "of the rows there were"), (190, "after", "of the mixture")):
+        _dot(root, f"{x}", 10, css)
+        _text(root, f"{x + 12}", 15, name)
+    most = max(max(s.available / had, s.taken / gave) for s in sources)
+    marks = ticks(0.0, max(100 * most, 1.0))
+    _scale(root, marks, top, bottom, " %")
+    for index, source in enumerate(sources):
+        y = top + _ROW * index
+        _text(root, "0", y + 18, _path(source), "label")
+        numbers = SubElement(root, "text", {"x": "100%", "y": f"{y + 18:g}", "class": "value"})
+        numbers.text = f"{count(source.available)} → {count(source.taken)}"
+        SubElement(numbers, "tspan", {"class": "wide"}).text = f" rows, {source.epochs:.3g} epochs"
+        before, after = (_percent(100 * part / marks[-1]) for part in (source.available / had, source.taken / gave))
+        _line(root, before, y + 33, after, y + 33, "bar")
+        _dot(root, before, y + 33, "before")
+        _dot(root, after, y + 33, "after")
+    return _markup(root)
+
+
+def _path(source: Source) -> str:
+    return " / ".join(source.path)

@@ -16,6 +16,7 @@ from shinan.core.errors import DataError, ModelError, RunError
 from shinan.core.example import Example
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import CARD, Card, load_card
+from shinan.report.mixture import Mixture, mixture_of
 
 _SHOWN = 2  # dropped rows shown for each reason
 
@@ -160,6 +161,8 @@ class Report:
     answers: tuple[Answers, ...]
     composition: Mapping[str, Mapping[str, int]]
     drops: tuple[Drop, ...]
+    mixture: Mixture | None
+    licences: Mapping[str, Mapping[str, int]]
     models: tuple[Model, ...]
     problems: tuple[str, ...]
 
@@ -222,6 +225,8 @@ def collect(run: Path) -> Report:
         answers=tuple(_answers(run, task, facts) for task in _tasks(stages)),
         composition=_composition(_kept(stages)),
         drops=tuple(drop for stage in stages for drop in _drops(stage)),
+        mixture=mixture_of(facts["mix"]) if "mix" in facts else None,
+        licences=facts.get("mix", facts.get("curate", {})).get("licences", {}),
         models=tuple(models),
         problems=tuple(problems),
     )
@@ -324,7 +329,7 @@ def _answers(run: Path, task: str, facts: Mapping[str, Mapping[str, Any]]) -> An
 def _kept(stages: Iterable[Stage]) -> list[Example]:
     """The rows of the last finished stage that made any: what is trained on. All `build` stages count as one."""
     done = [s for s in stages if s.manifest and (s.folder / "data.parquet").is_file()]
-    for kind in ("tune", "curate", "build"):
+    for kind in ("tune", "mix", "curate", "build"):
         if last := [stage for stage in done if stage.id.split(".")[0] == kind]:
             return [example for stage in last for example in read_rows(stage.folder)]
     return []

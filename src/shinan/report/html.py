@@ -15,15 +15,17 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from shinan.core.dataset import write_atomic
+from shinan.core.licence import MEANINGS
 from shinan.core.progress import clock_text
 from shinan.evaluate.samples import Sample
 from shinan.report import wording
-from shinan.report.charts import dumbbell, funnel, loss_curves
+from shinan.report.charts import dumbbell, funnel, loss_curves, mixture
 from shinan.report.collect import Answers, Comparison, Report, collect
 from shinan.report.summary import outcome, summary, verdict
 from shinan.version import __version__
 
 _SIDE = 3  # best and worst answers shown
+_SOURCES = 30  # lines of the mixture's chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ def render(report: Report) -> str:
         curves=loss_curves("loss", report.losses, report.validations) if report.losses else None,
         tallies=(tallies := [stage for stage in report.stages if stage.tally]),
         funnel=funnel("funnel", tallies) if tallies else None,
+        sources=(sources := report.mixture.whole if report.mixture else []),
+        mixture=mixture("mixture", sources[:_SOURCES]) if sources else None,
+        terms=report.licences.get("terms", {}),
+        meanings=MEANINGS,
         others=[c for c in report.categories if c.metric not in {whole.metric for whole in report.headlines}],
         parts=[part for c in report.headlines for part in _parts(report, c)],
         showcase=showcase(report),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 from rich.box import SIMPLE
@@ -9,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from shinan.report.collect import Comparison, Report, Stage
-from shinan.report.wording import change, count, interval, metric_name, p_value, points, printable
+from shinan.report.wording import change, count, interval, metric_name, p_value, points, printable, share
 
 Outcome = Literal["better", "worse", "unclear"]
 
 _ALPHA = 0.05  # goes with the 95 % interval
+_SOURCES = 20  # lines of the mixture's table on a terminal
 _TRAINING = (
     "examples",
     "tokens",
@@ -108,6 +110,8 @@ def summary(report: Report) -> dict[str, Any]:
         "recipe": report.name,
         "model": report.model,
         "stages": [_stage(stage) for stage in report.stages if stage.manifest],
+        "mixture": asdict(report.mixture) if report.mixture else {},
+        "licences": dict(report.licences),
         "training": {name: report.training.get(name) for name in _TRAINING} if report.training else {},
         "evaluation": [{name: getattr(c, name) for name in _EVALUATION} for c in report.comparisons],
         "probes": [],
@@ -150,4 +154,23 @@ def terminal_table(report: Report) -> Table:
             p_value(row.p),
             f"{count(row.truncated_before)} → {count(row.truncated_after)}",
         )
+    return table
+
+
+def mixture_table(report: Report) -> Table:
+    """What each source of the mixture had and gave; empty for a run without one."""
+    mixture = report.mixture
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
+    if mixture is None:
+        return table
+    title = f"The mixture: {count(mixture.written)} rows, {count(mixture.distinct)} of them different"
+    table.title, table.title_justify, table.title_style = title, "left", "bold"
+    table.add_column("source")
+    for heading in ("available", "share asked", "taken", "different", "copies", "epochs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for source in mixture.whole[:_SOURCES]:
+        numbers = (count(source.available), share(source.share, 1), count(source.taken), count(source.distinct))
+        table.add_row(Text(printable(source.path[0])), *numbers, count(source.copies), f"{source.epochs:.3g}")
+    if (more := len(mixture.whole) - _SOURCES) > 0:
+        table.caption = f"and {count(more)} more in the report"
     return table

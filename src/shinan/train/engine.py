@@ -142,7 +142,7 @@ def _prepare(
     places: Places,
 ) -> _Run:
     """Everything before the first step: what is held out, how the run is computed, and where it stands."""
-    trained, held = split(len(bundles), settings.validation, seed)
+    trained, held = split([bundle[0].row for bundle in bundles], settings.validation, seed)
     rows = [bundles[i] for i in trained]
     decoder.model.eval()
     objective.prepare(decoder, bundles, _PREPARED)

@@ -43,7 +43,7 @@ def rehearse(
 
     The model is changed. Raises what `engine.fit` raises for a run that will not fit into memory.
     """
-    trained, held = split(len(bundles), settings.validation, seed)
+    trained, held = split([bundle[0].row for bundle in bundles], settings.validation, seed)
     rows, held_out = [bundles[i] for i in trained], [bundles[i] for i in held]
     steps = [[rows[i] for i in step] for step in plan_bundles(rows, settings, seed)]
     rehearsed = [*steps[:_STEPS], max(steps, key=computed)]  # the largest one, for its memory

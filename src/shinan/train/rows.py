@@ -98,12 +98,17 @@ def _shorten(bundle: Bundle, excess: int) -> Bundle:
     )
 
 
-def split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices for training and for validation, drawn by seed; each part keeps the order of the data."""
-    if not 0 < share < 1 or count < 2:
-        return list(range(count)), []
-    held = set(random.Random(derive_seed(seed, "validation")).sample(range(count), max(1, round(share * count))))
-    return [i for i in range(count) if i not in held], sorted(held)
+def split(rows: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices for training and for validation, drawn by seed; each part keeps the order of the data.
+
+    `rows` names each row: all copies of one, as a mixture writes them, are on the same side.
+    """
+    once = list(dict.fromkeys(rows))
+    if not 0 < share < 1 or len(once) < 2:
+        return list(range(len(rows))), []
+    draw = random.Random(derive_seed(seed, "validation"))
+    held = {once[place] for place in draw.sample(range(len(once)), max(1, round(share * len(once))))}
+    return [i for i, row in enumerate(rows) if row not in held], [i for i, row in enumerate(rows) if row in held]
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
