@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from shinan.core.config import Config, apply_overrides, load_yaml, validate
 from shinan.core.errors import ConfigError, Problem
 from shinan.core.registry import Bound, bind
+from shinan.recipe import wiring
 from shinan.train.settings import TuneSettings
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -30,6 +31,10 @@ class BuildStage(Use):
 
     id: str
     """Name of the stage, unique in the recipe."""
+    inputs: list[str] = Field(default_factory=list, alias="from")
+    """Ids of the stages whose rows it is made from, for components that take rows."""
+    train: bool = True
+    """Whether its rows are trained on; `false` for rows that only feed other stages."""
 
 
 class Decontaminate(Config):
@@ -110,6 +115,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             bind(kind, name, params, where=document.where(keys))
         except ConfigError as error:
             problems.extend(error.problems)
+    problems.extend(wiring.problems(recipe, document.where))
     if problems:
         raise ConfigError(problems)
     return recipe

@@ -73,8 +73,10 @@ class Outcome:
 
 def _build(room: Room, stage: Stage, out: Path) -> Outcome:
     use = next(use for use in room.recipe.build if use.id == stage.subject)
-    rows = bound("build", use)(derive_seed(room.recipe.seed, "build", use.id))
-    return Outcome(write_stream(out, rows).to_dict())
+    build, seed = bound("build", use), derive_seed(room.recipe.seed, "build", use.id)
+    rows = [row for id_ in use.inputs for row in read_rows(room.stage(f"build.{id_}"))]
+    made = build(seed, rows) if build.component.takes_rows else build(seed)
+    return Outcome(write_stream(out, made).to_dict())
 
 
 def _items(room: Room, stage: Stage, out: Path) -> Outcome:
