@@ -67,6 +67,7 @@ class ScriptedEndpoint:
         key: the API key that it insists on, if any.
         models: what `/models` lists; other models are unknown, if any is listed.
         usage: whether it tells the tokens used.
+        chunked: whether answers come in chunks of unknown number.
         calls: the body of every call that arrived, in order.
         answered: how often each prompt was answered in full, by the text of the prompt.
         at_once, most_at_once: calls being answered now, and the most there ever were.
@@ -79,6 +80,7 @@ class ScriptedEndpoint:
     key: str = ""
     models: Sequence[str] = ()
     usage: bool = True
+    chunked: bool = False
     calls: list[Json] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)
     authorizations: list[str] = field(default_factory=list)
@@ -147,8 +149,8 @@ class ScriptedEndpoint:
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 authorization = next((line[15:] for line in lines if line.lower().startswith("authorization: ")), "")
                 await self._answer(lines[0].split(" ")[1], body, authorization, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has left
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client has left, or the server is stopped
         finally:
             self._tasks.discard(task)
             _break(writer)
@@ -184,7 +186,8 @@ class ScriptedEndpoint:
         elif path not in ("/v1/chat/completions", "/v1/completions"):
             fault = fault or Status(404, "Not Found")
         if fault is None:
-            await _send(writer, 200, _json(self._completion(body)))
+            data = _json(self._completion(body))
+            await (_send_chunked(writer, data) if self.chunked else _send(writer, 200, data))
             self.answered[prompt_of(body)] += 1
         else:
             await self._fail(fault, body, writer)
@@ -217,9 +220,10 @@ class ScriptedEndpoint:
     def _completion(self, body: Json) -> Json:
         prompt = prompt_of(body)
         chat = "messages" in body
-        choices = []
+        choices, new = [], 0
         for index in range(body.get("n", 1)):
             words, finish = self._words(body, prompt)
+            new += len(words)
             text = " ".join(words)
             choice: Json = {"index": index, "finish_reason": finish}
             if chat:
@@ -235,7 +239,6 @@ class ScriptedEndpoint:
             choices.append(choice)
         answer: Json = {"object": "chat.completion" if chat else "text_completion", "choices": choices}
         if self.usage:
-            new = sum(len(self._words(body, prompt)[0]) for _ in choices)
             answer["usage"] = {"prompt_tokens": len(prompt.split()), "completion_tokens": new}
         return answer
 
@@ -282,6 +285,13 @@ async def _send(
 ) -> None:
     writer.write(_head(status, len(data), kind, extra) + data)
     await writer.drain()
+
+
+async def _send_chunked(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for part in (data[:10], data[10:], b""):
+        writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        await writer.drain()
 
 
 def _break(writer: asyncio.StreamWriter) -> None:

@@ -118,12 +118,10 @@ class Sender:
         for thread in threads:
             thread.start()
         try:
-            for thread in threads:
-                thread.join()
+            _join(threads)
         except BaseException:  # Ctrl-C: what is in flight is waited for and kept
             self._lanes.stop()
-            for thread in threads:
-                thread.join()
+            _join(threads)
             raise
         if troubles:
             raise troubles[0]
@@ -254,17 +252,15 @@ class Sender:
         except ReadTimeoutError:
             what = f"the endpoint sent nothing for {self._patience.silence:g} s"
             raise UnusableError("timeout", what, again=True, why="uncertain") from None
-        except IncompleteRead as error:
-            what = f"the answer is cut off: {error}"
-            raise UnusableError("truncated", what, again=True, why="uncertain") from None
         except (HTTPError, OSError) as error:
-            what = f"the connection broke: {_brief(error)}"
-            raise UnusableError("reset", what, again=True, why="uncertain") from None
+            cut = isinstance(_beneath(error), IncompleteRead)
+            what = f"the answer is cut off: {_brief(error)}" if cut else f"the connection broke: {_brief(error)}"
+            raise UnusableError("truncated" if cut else "reset", what, again=True, why="uncertain") from None
         return response.status, response.headers, answer.replace(key.encode(), b"[key]") if key else answer
 
     def _read(self, response: urllib3.BaseHTTPResponse, start: float) -> bytes:
         parts, size = [], 0
-        for part in response.stream(_BLOCK):
+        while part := response.read1(_BLOCK):  # as it comes: a slow answer must not hide from its deadline
             parts.append(part)
             size += len(part)
             if size > self._patience.size:
@@ -276,6 +272,12 @@ class Sender:
         return b"".join(parts)
 
 
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.2)  # a wait without an end may not notice Ctrl-C
+
+
 def _give_up(shot: Shot, tell: Tell, trouble: UnusableError) -> None:
     for index, _ in shot.members:
         tell(index, failure(trouble.reason, trouble.sentence))
@@ -284,10 +286,15 @@ def _give_up(shot: Shot, tell: Tell, trouble: UnusableError) -> None:
         raise ModelError(trouble.sentence, fix=trouble.fix)
 
 
+def _beneath(error: Exception) -> Exception:
+    """What urllib3 has wrapped, if anything."""
+    inner = error.args[-1] if error.args else None
+    return inner if isinstance(inner, Exception) else error
+
+
 def _brief(error: Exception) -> str:
-    """urllib3's message without the connection at its head, or what lies beneath it."""
-    beneath = error.args[-1] if error.args else error
-    text = str(beneath if isinstance(beneath, Exception) else error)
+    """The message without the connection at its head."""
+    text = str(_beneath(error))
     return text.rpartition(": ")[2] if text.startswith(("<", "HTTP")) else text
 
 
