@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from shinan.build.distil.alpaca import TASKS, alpaca, pieces
+from shinan.build.distil.alpaca import TASKS, pieces
+from shinan.build.teachers import Teacher
 from shinan.core.dataset import Judged
 from shinan.core.errors import ConfigError, DataError
 from shinan.core.example import Example, Part, assistant, user
@@ -40,9 +41,9 @@ We move.
 """
 
 
-def run(fake: FakeGenerator, seeds: Sequence[Example] = SEEDS, **more: object) -> list[Judged]:
-    built = bind("build", "alpaca", {"teacher": "tiny:decoder", "raw": True, "requests": 1, **more})
-    return list(alpaca(7, seeds, **{**built.params, "teacher": fake}))
+def run(fake: FakeGenerator, seeds: Sequence[Example] = SEEDS, *, raw: bool = True, **more: object) -> list[Judged]:
+    teacher = Teacher(model=fake, raw=raw, licence="MIT")
+    return list(bind("build", "alpaca", {"teacher": teacher, "requests": 1, **more})(7, seeds))
 
 
 def entry(number: int, instruction: str, given: str = "<noinput>", output: str = "Done.") -> str:
@@ -85,7 +86,7 @@ def test_a_prompt_in_full() -> None:
 
 
 def test_entries_become_rows() -> None:
-    rows = run(FakeGenerator(lambda _: LIST, name="wise"), instructions=2, licence="MIT")
+    rows = run(FakeGenerator(lambda _: LIST, name="wise"), instructions=2)
     first, second = kept(rows)
     assert len(rows) == 2
     assert first.messages[0].parts == (Part("Explain the moon to a child.", "instruction"),)

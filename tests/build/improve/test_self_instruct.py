@@ -17,8 +17,8 @@ from shinan.build.improve.self_instruct import (
     OUTPUT_FIRST,
     TASKS,
     listed,
-    self_instruct,
 )
+from shinan.build.teachers import Teacher
 from shinan.core.dataset import Judged
 from shinan.core.errors import ConfigError, DataError
 from shinan.core.example import Example, Part, assistant, user
@@ -60,9 +60,9 @@ class Script:
         return "Example 1\nPlace: the mill\nOutput: one\nExample 2\nPlace: the inn\nOutput: two"
 
 
-def run(fake: FakeGenerator, seeds: Sequence[Example] = SEEDS, **more: object) -> list[Judged]:
-    built = bind("build", "self_instruct", {"teacher": "tiny:decoder", "raw": True, **more})
-    return list(self_instruct(7, seeds, **{**built.params, "teacher": fake}))
+def run(fake: FakeGenerator, seeds: Sequence[Example] = SEEDS, *, raw: bool = True, **more: object) -> list[Judged]:
+    teacher = Teacher(model=fake, raw=raw, licence="MIT")
+    return list(bind("build", "self_instruct", {"teacher": teacher, **more})(7, seeds))
 
 
 def kept(rows: Sequence[Judged]) -> list[Example]:
@@ -127,7 +127,7 @@ def test_each_accepted_instruction_is_checked_and_then_done() -> None:
 
 def test_a_row_says_where_it_comes_from() -> None:
     fake = FakeGenerator(Script(" Paint a sign for the baker"), name="wise")
-    row, other = kept(run(fake, instructions=1, licence="MIT"))
+    row, other = kept(run(fake, instructions=1))
     assert row.messages[0].parts == (
         Part("Paint a sign for the baker", "instruction"),
         Part("Place: the mill", "input"),

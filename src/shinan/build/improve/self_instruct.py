@@ -71,9 +71,7 @@ def self_instruct(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     language: Language = "en",
     instructions: PositiveInt = 100,
@@ -91,10 +89,8 @@ def self_instruct(
     Args:
         seed: every draw derives from it.
         rows: the seeds.
-        teacher: the model that is asked.
-        licence: terms under which its output may be used (default: those of its folder).
+        teacher: the model that is asked (see `Teacher`).
         budget: no round begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop refusals, loops, copies of the prompt and other languages too, which the paper does not.
         language: of the instructions; the filter on a first character beyond ASCII is for English alone.
         instructions: rounds go on until so many were accepted (the paper: 52,445).
@@ -107,7 +103,7 @@ def self_instruct(
         ModelError, RunError: the teacher cannot be opened.
     """
     seeds = seeds_of(rows, classification_only=classification_only)
-    author = Author.of("self_instruct", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("self_instruct", teacher, seed, budget=budget)
     pool = Pool(seeds, Novelty(each.instruction for each in seeds))
     prompt = CLASSIFICATION_TASKS if classification_only else TASKS
     round_, idle = 0, 0
