@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from shinan.scorers.language import Language, language_fault
+from shinan.scorers.language import Language, language_fault, other_language
 
 SENTENCES: Mapping[Language, str] = {
     "en": "The train to the coast is late, so we are waiting at the station with our bags.",
@@ -36,3 +36,22 @@ def test_each_sentence_is_in_its_language_and_no_other(language: Language) -> No
 )
 def test_the_fault_is_told(text: str, language: Language, fault: str) -> None:
     assert language_fault(text, language) == fault
+
+
+@pytest.mark.parametrize("language", get_args(Language))
+def test_a_sentence_is_surely_in_no_other_language(language: Language) -> None:
+    assert [code for code, text in SENTENCES.items() if not other_language(text, language)] == [language]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "fault"),
+    [
+        ("Summarise Hamlet.", "en", ""),
+        ("What does 猫 mean?", "en", ""),
+        ("猫とは何ですか, what?", "en", "7 Japanese or Chinese characters among 11 letters"),
+        ("12 + 30 = ?", "ja", ""),
+        ("Was ist das?", "en", "common words: {'en': 1, 'es': 0, 'fr': 0, 'de': 3}"),
+    ],
+)
+def test_what_may_be_in_the_language_passes(text: str, language: Language, fault: str) -> None:
+    assert other_language(text, language) == fault

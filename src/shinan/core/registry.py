@@ -50,6 +50,11 @@ class Component:
         """First line of the docstring."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
 
+    @property
+    def takes_rows(self) -> bool:
+        """Whether a build component is called with rows of other stages: `(seed, rows, *, ...)`."""
+        return "rows" in inspect.signature(self.function).parameters
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:

@@ -11,6 +11,7 @@ from shinan.core.dataset import Manifest, is_whole, read_manifest
 from shinan.core.hashing import content_hash
 from shinan.core.store import Store
 from shinan.recipe.schema import EvalTask, Recipe, bound
+from shinan.recipe.wiring import in_order
 
 Kind = Literal["build", "items", "curate", "mix", "audit", "before", "tune", "after", "compare"]
 
@@ -85,10 +86,12 @@ def plan(recipe: Recipe, setting: Setting) -> list[Stage]:
 
 def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str, tuple[str, ...], str, dict[str, Any]]]:
     machine = {"model": setting.model, "chat": setting.chat, "dtype": setting.dtype, "device": setting.device}
-    builds = tuple(f"build.{use.id}" for use in recipe.build)
+    builds = tuple(f"build.{use.id}" for use in recipe.build if use.train)
     items = tuple(f"items.{task.id}" for task in recipe.evaluate)
-    for use in recipe.build:
-        yield f"build.{use.id}", "build", f"build.{use.use}", (), use.id, bound("build", use).identity()
+    for use in in_order(recipe.build):
+        needs = tuple(f"build.{id_}" for id_ in use.inputs)
+        own = bound("build", use).identity() | ({"from": use.inputs} if use.inputs else {})
+        yield f"build.{use.id}", "build", f"build.{use.use}", needs, use.id, own
     for task in recipe.evaluate:
         yield f"items.{task.id}", "items", f"build.{task.use}", (), task.id, bound("build", task).identity()
     checks = [bound("check", use).identity() for use in recipe.curate]

@@ -13,6 +13,7 @@ from shinan.build.mixture import Mix
 from shinan.core.config import Config, Document, Keys, apply_overrides, load_yaml, validate
 from shinan.core.errors import ConfigError, Problem, nearest
 from shinan.core.registry import Bound, bind
+from shinan.recipe import wiring
 from shinan.train.settings import TuneSettings
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -32,6 +33,10 @@ class BuildStage(Use):
 
     id: str
     """Name of the stage, unique in the recipe."""
+    inputs: list[str] = Field(default_factory=list, alias="from")
+    """Ids of the stages whose rows it is made from, for components that take rows."""
+    train: bool = True
+    """Whether its rows are trained on; `false` for rows that only feed other stages."""
 
 
 class Decontaminate(Config):
@@ -124,6 +129,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             bind(kind, name, params, where=document.where(keys))
         except ConfigError as error:
             problems.extend(error.problems)
+    problems += wiring.problems(recipe, document.where)
     problems += _mix_problems(recipe, document)
     if problems:
         raise ConfigError(problems)
@@ -162,7 +168,9 @@ def _components(recipe: Recipe) -> list[tuple[str, tuple[str | int, ...], str, d
 def import_rooms() -> None:
     """Import the modules whose components recipes may name, so that they are registered."""
     import shinan.build.collection
+    import shinan.build.distil.alpaca
     import shinan.build.files
+    import shinan.build.improve.self_instruct
     import shinan.curate.checks
     import shinan.curate.duplicates
     import shinan.scorers.exact

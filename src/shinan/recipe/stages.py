@@ -78,7 +78,9 @@ class Outcome:
 
 def _build(room: Room, stage: Stage, out: Path) -> Outcome:
     use = next(use for use in room.recipe.build if use.id == stage.subject)
-    rows: Iterable[Judged] = bound("build", use)(derive_seed(room.recipe.seed, "build", use.id))
+    build, seed = bound("build", use), derive_seed(room.recipe.seed, "build", use.id)
+    taken = [row for id_ in use.inputs for row in read_rows(room.stage(f"build.{id_}"))]
+    rows: Iterable[Judged] = build(seed, taken) if build.component.takes_rows else build(seed)
     return Outcome(write_stream(out, (_of_build(row, use.id) for row in rows)).to_dict())
 
 

@@ -42,6 +42,24 @@ def language_fault(text: str, language: Language) -> str:
         return "" if right else f"{kana} kana and {han} Chinese characters among {letters} letters"
     if kana or han:
         return "Japanese or Chinese characters"
-    found = words(text)
-    votes = {code: sum(word in stop for word in found) for code, stop in _STOP_WORDS.items()}
+    votes = _votes(text)
     return "" if 0 < votes[language] == max(votes.values()) else f"common words: {votes}"
+
+
+def other_language(text: str, language: Language) -> str:
+    """What shows that the text is in another language; empty if it may be in this one, or says too little to tell.
+
+    Unlike `language_fault` it lets pass what has none of the common words, or some words of another script.
+    """
+    letters, asian = sum(c.isalpha() for c in text), len(_KANA.findall(text)) + len(_HAN.findall(text))
+    if language in ("ja", "zh"):
+        return language_fault(text, language) if letters else ""
+    if 2 * asian > letters:
+        return f"{asian} Japanese or Chinese characters among {letters} letters"
+    votes = _votes(text)
+    return "" if votes[language] == max(votes.values()) else f"common words: {votes}"
+
+
+def _votes(text: str) -> dict[str, int]:
+    found = words(text)
+    return {code: sum(word in stop for word in found) for code, stop in _STOP_WORDS.items()}
