@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from shinan.build.prompts import Prompt
+from shinan.build.prompts import PLAIN, Prompt
 from shinan.build.teachers import Model, opened, terms_of
 from shinan.core.example import Example, Message, Provenance, assistant, user
 from shinan.core.hashing import derive_seed
@@ -125,11 +125,35 @@ class Author:
             parents: ids of the rows that stand in the prompt.
             sample: number of the draw, where the same is asked several times.
         """
-        text = prompt.fill(**fields)
-        bare = self.raw and not before
+        turns = (*before, user(prompt.fill(**fields)))
+        return self._plan(prompt, turns, key, sampling=sampling, stop=stop, parents=parents, sample=sample)
+
+    def put(
+        self,
+        turns: Sequence[Message],
+        *key: int | str,
+        sampling: Sampling,
+        parents: Sequence[str] = (),
+        sample: int = 0,
+    ) -> Ask:
+        """Plan a call that asks what turns ask, as they stand. See `ask`."""
+        return self._plan(PLAIN, turns, key, sampling=sampling, stop=(), parents=parents, sample=sample)
+
+    def _plan(
+        self,
+        prompt: Prompt,
+        turns: Sequence[Message],
+        key: Sequence[int | str],
+        *,
+        sampling: Sampling,
+        stop: Sequence[str],
+        parents: Sequence[str],
+        sample: int,
+    ) -> Ask:
+        bare = self.raw and len(turns) == 1
         request = Request(
-            messages=() if bare else (*before, user(text)),
-            prompt=text if bare else "",
+            messages=() if bare else tuple(turns),
+            prompt=turns[0].text if bare else "",
             stop=tuple(stop),
             sampling=sampling,
             seed=derive_seed(self.seed, f"build.{self.method}/{prompt.name}", *key, sample),
@@ -167,7 +191,7 @@ class Author:
         return Example(
             tuple(messages) or (assistant(reply.text),),
             task=task,
-            tags={"prompt": reply.ask.prompt.id, **(tags or {})},
+            tags={**(tags or {}), "prompt": reply.ask.prompt.id},
             provenance=origin,
         )
 

@@ -1,0 +1,144 @@
+"""Prompts that are there already, answered by a stronger model: re-answering, and Orca's explanations."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from shinan.build.author import Ask, Author
+from shinan.build.batches import asked
+from shinan.build.faults import foreign, unusable
+from shinan.build.prompts import PLAIN, Prompt
+from shinan.build.teachers import Model, content
+from shinan.core.dataset import Judged
+from shinan.core.errors import DataError
+from shinan.core.example import Example, Message, assistant, system
+from shinan.core.hashing import derive_seed
+from shinan.core.registry import register
+from shinan.models.generator import Sampling
+from shinan.scorers.language import Language
+
+SYSTEMS = Prompt("explain.systems")
+
+Systems = Annotated[list[str], Field(min_length=1)]
+
+
+@register("build", "reanswer", content=content((PLAIN,), "teacher"))
+def reanswer(
+    seed: int,
+    rows: Sequence[Example],
+    *,
+    teacher: Model,
+    licence: str | None = None,
+    budget: PositiveInt | None = None,
+    raw: bool = False,
+    guard: bool = True,
+    language: Language | None = None,
+    temperature: NonNegativeFloat = 1.0,
+    max_new_tokens: PositiveInt = 512,
+) -> Iterator[Judged]:
+    """The prompts of rows with a model's answers in the place of their own (GPT-4-LLM, Peng et al. 2023).
+
+    Sampling is that of arXiv 2304.03277, algorithm 1. Deviation: a prompt is asked as it stands, without Alpaca's
+    preamble around it; the teacher's chat format writes it.
+
+    Args:
+        seed: every draw derives from it.
+        rows: rows with a prompt; their own replies are not shown to the teacher.
+        teacher: the model that answers.
+        licence: terms under which its output may be used (default: those of its folder).
+        budget: no batch begins once so many calls were made; more keeps what fewer have brought.
+        raw: ask with the bare prompt, for a model that only continues text.
+        guard: drop refusals, loops and copies of the prompt.
+        language: drop answers that are in another one.
+        temperature: 0 is greedy.
+        max_new_tokens: the longest answer; one that is cut is dropped.
+
+    Raises:
+        DataError: no row has a prompt.
+        ModelError, RunError: the teacher cannot be opened.
+    """
+    author = Author.of("reanswer", teacher, seed, licence=licence, budget=budget, raw=raw)
+    sampling = Sampling(max_new_tokens, temperature)
+
+    def plan(row: Example) -> list[Ask]:
+        return [author.put(row.prompt, row.row, sampling=sampling, parents=[row.id])]
+
+    for row, (reply,) in asked(author, prompts_of(rows), plan):
+        made = author.row(reply, (*row.prompt, assistant(reply.text.strip())), task=row.task, tags=row.tags)
+        verdict = unusable(reply, guard=guard)
+        if verdict := verdict or (foreign(reply.text, language) if language else None):
+            yield author.drop(made, verdict)
+        else:
+            yield made
+
+
+@register("build", "explain", content=content((PLAIN, SYSTEMS), "teacher"))
+def explain(
+    seed: int,
+    rows: Sequence[Example],
+    *,
+    teacher: Model,
+    licence: str | None = None,
+    budget: PositiveInt | None = None,
+    guard: bool = True,
+    systems: Systems | None = None,
+    erase: str | None = None,
+    temperature: NonNegativeFloat = 1.0,
+    max_new_tokens: PositiveInt = 1024,
+) -> Iterator[Judged]:
+    """Answers that a model explains, as system turns ask it to (Orca, Mukherjee et al. 2023, arXiv 2306.02707).
+
+    Orca's order of teachers is one such build stage for each, the weaker teacher's first. The paper names no sampling;
+    the temperature is that of its API.
+
+    Args:
+        seed: draws each row's system turn.
+        rows: rows with a prompt, such as FLAN's; their own system turns and replies are not shown to the teacher.
+        teacher: the model that explains.
+        licence: terms under which its output may be used (default: those of its folder).
+        budget: no batch begins once so many calls were made; more keeps what fewer have brought.
+        guard: drop refusals, loops and copies of the prompt.
+        systems: system turns to draw from (default: sixteen, as many as the paper's table 2 has).
+        erase: the system turn to train with in the place of the drawn one, nothing if empty: Orca 2's prompt erasure
+            (Mitra et al. 2023, arXiv 2311.11045, section 3). Without it the drawn one stays.
+        temperature: 0 is greedy.
+        max_new_tokens: the longest answer; one that is cut is dropped.
+
+    Raises:
+        DataError: no row has a prompt.
+        ModelError, RunError: the teacher cannot be opened.
+    """
+    author = Author.of("explain", teacher, seed, licence=licence, budget=budget)
+    drawn_from = systems or SYSTEMS.text.splitlines()
+    sampling = Sampling(max_new_tokens, temperature)
+
+    def drawn(row: Example) -> str:
+        return random.Random(derive_seed(seed, "build.explain/system", row.row)).choice(drawn_from)
+
+    def plan(row: Example) -> list[Ask]:
+        turns = (system(drawn(row)), *_unopened(row))
+        return [author.put(turns, row.row, sampling=sampling, parents=[row.id])]
+
+    for row, (reply,) in asked(author, prompts_of(rows), plan):
+        opening = drawn(row) if erase is None else erase
+        messages = (*((system(opening),) if opening else ()), *_unopened(row), assistant(reply.text.strip()))
+        made = author.row(reply, messages, task=row.task, tags={**row.tags, "asked_with": drawn(row)})
+        verdict = unusable(reply, guard=guard)
+        yield author.drop(made, verdict) if verdict else made
+
+
+def prompts_of(rows: Sequence[Example]) -> list[Example]:
+    """The rows that ask something. Raises DataError if none does."""
+    found = [row for row in rows if row.prompt and row.prompt[-1].role == "user"]
+    if not found:
+        fix = "name other build stages under `from`"
+        raise DataError(f"none of {len(rows)} rows has a prompt that ends with a user turn", where="rows", fix=fix)
+    return found
+
+
+def _unopened(row: Example) -> tuple[Message, ...]:
+    return tuple(message for message in row.prompt if message.role != "system")
