@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from shinan.build.prompts import PLAIN, Prompt
 from shinan.build.teachers import Model, opened, terms_of
@@ -126,38 +126,31 @@ class Author:
             sample: number of the draw, where the same is asked several times.
         """
         turns = (*before, user(prompt.fill(**fields)))
-        return self._plan(prompt, turns, key, sampling=sampling, stop=stop, parents=parents, sample=sample)
+        return self._plan(prompt, turns, key, Request(stop=tuple(stop), sampling=sampling, sample=sample), parents)
 
     def put(
         self,
         turns: Sequence[Message],
         *key: int | str,
         sampling: Sampling,
+        stop: Sequence[str] = (),
         parents: Sequence[str] = (),
         sample: int = 0,
+        role: Literal["assistant", "user"] = "assistant",
     ) -> Ask:
-        """Plan a call that asks what turns ask, as they stand. See `ask`."""
-        return self._plan(PLAIN, turns, key, sampling=sampling, stop=(), parents=parents, sample=sample)
+        """Plan a call that asks what turns ask, as they stand; or, with the role `user`, for the next question."""
+        plan = Request(stop=tuple(stop), sampling=sampling, sample=sample, role=role)
+        return self._plan(PLAIN, turns, key, plan, parents)
 
     def _plan(
-        self,
-        prompt: Prompt,
-        turns: Sequence[Message],
-        key: Sequence[int | str],
-        *,
-        sampling: Sampling,
-        stop: Sequence[str],
-        parents: Sequence[str],
-        sample: int,
+        self, prompt: Prompt, turns: Sequence[Message], key: Sequence[int | str], plan: Request, parents: Sequence[str]
     ) -> Ask:
         bare = self.raw and len(turns) == 1
-        request = Request(
+        request = replace(
+            plan,
             messages=() if bare else tuple(turns),
             prompt=turns[0].text if bare else "",
-            stop=tuple(stop),
-            sampling=sampling,
-            seed=derive_seed(self.seed, f"build.{self.method}/{prompt.name}", *key, sample),
-            sample=sample,
+            seed=derive_seed(self.seed, f"build.{self.method}/{prompt.name}", *key, plan.sample),
         )
         return Ask(prompt, request, tuple(parents))
 

@@ -9,12 +9,11 @@ from typing import Annotated
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from shinan.build.author import Ask, Author
-from shinan.build.batches import asked
+from shinan.build.batches import asked, prompts_of
 from shinan.build.faults import foreign, unusable
 from shinan.build.prompts import PLAIN, Prompt
 from shinan.build.teachers import Model, content
 from shinan.core.dataset import Judged
-from shinan.core.errors import DataError
 from shinan.core.example import Example, Message, assistant, system
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import register
@@ -67,13 +66,13 @@ def reanswer(
     def plan(row: Example) -> list[Ask]:
         return [author.put(row.prompt, row.row, sampling=sampling, parents=[row.id])]
 
-    for row, (reply,) in asked(author, prompts_of(rows), plan):
-        made = author.row(reply, (*row.prompt, assistant(reply.text.strip())), task=row.task, tags=row.tags)
-        verdict = unusable(reply, guard=guard)
-        if verdict := verdict or (foreign(reply.text, language) if language else None):
-            yield author.drop(made, verdict)
-        else:
-            yield made
+    for batch in asked(author, prompts_of(rows), plan):
+        for row, (reply,) in batch:
+            made = author.row(reply, (*row.prompt, assistant(reply.text.strip())), task=row.task, tags=row.tags)
+            verdict = unusable(reply, guard=guard)
+            if language and not verdict:
+                verdict = foreign(reply.text, language)
+            yield author.drop(made, verdict) if verdict else made
 
 
 @register("build", "explain", content=content((PLAIN, SYSTEMS), "teacher"))
@@ -123,21 +122,13 @@ def explain(
         turns = (system(drawn(row)), *_unopened(row))
         return [author.put(turns, row.row, sampling=sampling, parents=[row.id])]
 
-    for row, (reply,) in asked(author, prompts_of(rows), plan):
-        opening = drawn(row) if erase is None else erase
-        messages = (*((system(opening),) if opening else ()), *_unopened(row), assistant(reply.text.strip()))
-        made = author.row(reply, messages, task=row.task, tags={**row.tags, "asked_with": drawn(row)})
-        verdict = unusable(reply, guard=guard)
-        yield author.drop(made, verdict) if verdict else made
-
-
-def prompts_of(rows: Sequence[Example]) -> list[Example]:
-    """The rows that ask something. Raises DataError if none does."""
-    found = [row for row in rows if row.prompt and row.prompt[-1].role == "user"]
-    if not found:
-        fix = "name other build stages under `from`"
-        raise DataError(f"none of {len(rows)} rows has a prompt that ends with a user turn", where="rows", fix=fix)
-    return found
+    for batch in asked(author, prompts_of(rows), plan):
+        for row, (reply,) in batch:
+            opening = drawn(row) if erase is None else erase
+            messages = (*((system(opening),) if opening else ()), *_unopened(row), assistant(reply.text.strip()))
+            made = author.row(reply, messages, task=row.task, tags={**row.tags, "asked_with": drawn(row)})
+            verdict = unusable(reply, guard=guard)
+            yield author.drop(made, verdict) if verdict else made
 
 
 def _unopened(row: Example) -> tuple[Message, ...]:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from pydantic import PositiveInt
 
 from shinan.build.author import Ask, Author, Reply
-from shinan.build.faults import loop, refusal, truncated, unanswered, unusable
+from shinan.build.faults import unanswered, unusable
 from shinan.build.instructions import as_messages, seeds_of, unmarked
 from shinan.build.prompts import PLAIN, Prompt
 from shinan.build.teachers import Model, content
@@ -167,10 +167,7 @@ def _rewritten(course: Course, batch: Sequence[Chain], round_: int) -> Generator
     for chain, operation, reply in zip(batch, drawn, course.author.answers(asks), strict=True):
         text = reply.text.strip() if course.author.raw else unmarked(reply.text)
         new = Evolved(chain, text, round_, operation, reply.ask.prompt.id)
-        verdict = unanswered(reply) or truncated(reply)
-        if course.guard and not verdict:
-            verdict = refusal(reply) or loop(reply)
-        if verdict := verdict or _no_instruction(course, new):
+        if verdict := unusable(reply, guard=course.guard, copies=True) or _no_instruction(course, new):
             yield course.author.drop(course.row(new, reply, as_messages(text)), verdict)
         else:
             found.append(new)
