@@ -81,8 +81,8 @@ def transcript(text: str, *, cut: bool = False) -> tuple[list[Message], Verdict 
     turn of a text that was cut.
     """
     marks = list(_TURN.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    turns = [(mark[1].lower(), text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)]
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    turns = [(mark[1].lower(), text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=False)]
     turns = turns[:-1] if cut else turns
     if turns and turns[-1][0] == "human":
         turns.pop()

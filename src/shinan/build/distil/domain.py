@@ -35,11 +35,7 @@ _ASKING = Sampling(max_new_tokens=512, temperature=1.0)
 _ANSWERING = Sampling(max_new_tokens=1024)
 _ITEM = re.compile(r"^\s*\d+\s*[.):、．]\s*", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_POINTS_AT_IT = re.compile(
-    r"\b(the|this) (document|text|passage|article) (above|below|says|states|mentions|describes)\b|"
-    r"(according to|in) the (document|text|passage)\b|(この|上記の)(文書|文章|資料)",
-    re.IGNORECASE,
-)
+_POINTS_AT_IT = re.compile(r"\b(the|this) (document|text|passage)\b|(この|上記の)(文書|文章|資料)", re.IGNORECASE)
 
 
 class Pack(NamedTuple):

@@ -19,7 +19,7 @@ from shinan.core.errors import DataError
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import register
-from shinan.core.text import normalise
+from shinan.core.text import normalise, words
 from shinan.core.verdict import Verdict
 from shinan.models.generator import Sampling
 from shinan.scorers.language import Language
@@ -52,9 +52,9 @@ class Task(NamedTuple):
         return f"Instruction: {self.instruction}\nInput: {self.input}\nConstraints: {self.constraints}"
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What makes two tasks the same: instruction and input (section 2.2)."""
-        return normalise(self.instruction), normalise(self.input)
+    def key(self) -> tuple[str, ...]:
+        """What makes two tasks the same: the words of instruction and input (section 2.2)."""
+        return (*words(self.instruction), "", *words(self.input))
 
 
 class Elicited(NamedTuple):
@@ -151,13 +151,13 @@ def _elicit(author: Author, shown: Sequence[Task], round_: int, number: int) -> 
 
 
 def _read(
-    author: Author, reply: Reply, seen: set[tuple[str, str]], *, guard: bool, language: Language
+    author: Author, reply: Reply, seen: set[tuple[str, ...]], *, guard: bool, language: Language
 ) -> tuple[Task, Verdict | None]:
     """The task of a reply, or what is wrong with it (section 2.2); an accepted one joins those that are seen."""
     text = reply.text if author.raw else unmarked(reply.text)
     found = _FIELDS.fullmatch(text.strip().removeprefix(f"Example {SHOWN + 1}").strip())
     task = Task(*found.groups()) if found else Task(text.strip(), "", NONE)
-    verdict = unusable(reply, guard=guard)
+    verdict = unusable(reply, guard=guard, copies=True)  # a copied task is a repeated one
     if not verdict and not found:
         verdict = Verdict.drop("unparsable", "no instruction, input and constraints")
     if not verdict and task.key in seen:
