@@ -15,15 +15,21 @@ from shinan.models.generator import Sampling
 
 RUBRIC = Prompt("rating.rubric")  # after table 1 of arXiv 2308.06259, in words of our own
 
-_SAMPLING = Sampling(max_new_tokens=512)
 _SCORE = re.compile(r"score\s*:\s*([1-5])(\s*/\s*5)?\s*\.?", re.IGNORECASE)
 
 
-def rate(author: Author, prompt: Sequence[Message], answer: str, *key: int | str, parents: Sequence[str] = ()) -> Ask:
-    """The call that asks for a score of an answer."""
+def rate(
+    author: Author,
+    prompt: Sequence[Message],
+    answer: str,
+    *key: int | str,
+    parents: Sequence[str] = (),
+    most: int = 512,
+) -> Ask:
+    """The call that asks for a score of an answer, in a judgement of at most `most` tokens."""
     instruction = "\n\n".join(message.text for message in prompt)
     fields = {"instruction": instruction, "answer": answer}
-    return author.ask(RUBRIC, fields, *key, sampling=_SAMPLING, parents=parents)
+    return author.ask(RUBRIC, fields, *key, sampling=Sampling(most), parents=parents)
 
 
 def score_of(reply: Reply) -> int | Verdict:

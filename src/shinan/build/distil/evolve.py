@@ -30,7 +30,6 @@ from shinan.scorers.language import only_common_words
 IN_DEPTH, IN_BREADTH = Prompt("evolve.in_depth"), Prompt("evolve.in_breadth")
 CODE, EQUAL = Prompt("evolve.code"), Prompt("evolve.equal")
 
-SAMPLING = Sampling(max_new_tokens=2048, temperature=1.0, top_p=0.95)
 JUDGING = Sampling(max_new_tokens=8)
 SORRY = 80  # an answer that is sorry and has fewer words is none (section 3.2)
 
@@ -76,10 +75,11 @@ class Evolved(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How instructions evolve: the teacher at work, the kind of task, and what is eliminated."""
+    """How instructions evolve: the teacher at work, the kind of task, how is drawn, and what is eliminated."""
 
     author: Author
     kind: Kind
+    sampling: Sampling
     eliminate: bool
     guard: bool
 
@@ -105,6 +105,7 @@ def evolve(
     rounds: PositiveInt = 4,
     together: PositiveInt = 100,
     eliminate: bool = True,
+    max_new_tokens: PositiveInt = 2048,
 ) -> Iterator[Judged]:
     """Instructions that a model makes harder or rarer from round to round, each with the model's answer.
 
@@ -123,13 +124,14 @@ def evolve(
         rounds: evolutions of each instruction (the paper: 4).
         together: instructions of a batch, whose calls are made at once.
         eliminate: apply the paper's four rules; its published code does not.
+        max_new_tokens: the longest prompt or answer (the authors' code: 2048, at temperature 1 and top_p 0.95).
 
     Raises:
         DataError: no row is fit to begin with.
         ModelError, RunError: the teacher cannot be opened.
     """
     author = Author.of("evolve", teacher, seed, licence=licence, budget=budget, raw=raw)
-    course = Course(author, kind, eliminate, guard)
+    course = Course(author, kind, Sampling(max_new_tokens, temperature=1.0, top_p=0.95), eliminate, guard)
     pool = [
         Chain(number, "\n".join(filter(None, (start.instruction, start.input))), start.id)
         for number, start in enumerate(seeds_of(rows))
@@ -148,7 +150,7 @@ def _round(course: Course, batch: Sequence[Chain], round_: int) -> Generator[Jud
     evolved = yield from _rewritten(course, batch, round_)
     if course.eliminate:
         evolved = yield from _gaining(course, evolved)
-    asks = [course.author.put([user(new.text)], new.chain.number, round_, sampling=SAMPLING) for new in evolved]
+    asks = [course.author.put([user(new.text)], new.chain.number, round_, sampling=course.sampling) for new in evolved]
     for new, reply in zip(evolved, course.author.answers(asks), strict=True):
         row = course.row(new, reply, as_messages(new.text, output=reply.text.strip()))
         if verdict := unusable(reply, guard=course.guard) or _no_answer(course, reply.text):
@@ -182,7 +184,7 @@ def _operation(course: Course, number: int, round_: int) -> str:
 def _rewrite(course: Course, chain: Chain, operation: str, round_: int) -> Ask:
     prompt = CODE if course.kind == "code" else IN_BREADTH if operation == "breadth" else IN_DEPTH
     fields = {"prompt": chain.text} | ({} if prompt is IN_BREADTH else {"method": OPERATIONS[course.kind][operation]})
-    return course.author.ask(prompt, fields, chain.number, round_, sampling=SAMPLING)
+    return course.author.ask(prompt, fields, chain.number, round_, sampling=course.sampling)
 
 
 def _no_instruction(course: Course, new: Evolved) -> Verdict | None:

@@ -34,8 +34,6 @@ from shinan.models.generator import Sampling
 
 SEED_MARK = "Answer in the style of an AI Assistant."  # section 2.4
 
-_AUGMENTING = Sampling(max_new_tokens=256, temperature=0.7, top_p=0.9)  # section 3.1
-
 Points = Annotated[int, Field(ge=1, le=5)]
 
 
@@ -65,6 +63,7 @@ def backtranslate(
     budget: PositiveInt | None = None,
     raw: bool = False,
     guard: bool = True,
+    max_new_tokens: PositiveInt = 256,
 ) -> Iterator[Judged]:
     """Texts as answers to instructions that a backward model writes for them (self-augmentation).
 
@@ -76,18 +75,20 @@ def backtranslate(
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
         raw: ask with the bare text, for a model that only continues text.
         guard: drop refusals, loops and instructions that copy the text.
+        max_new_tokens: the longest instruction; one that is cut is dropped.
 
     Raises:
         DataError: there is no text.
         ModelError, RunError: the model cannot be opened.
     """
+    sampling = Sampling(max_new_tokens, temperature=0.7, top_p=0.9)  # section 3.1
     author = Author.of("backtranslate", teacher, seed, licence=licence, budget=budget, raw=raw)
     texts = [row for row in rows if _text(row)]
     if not texts:
         raise DataError(f"none of {len(rows)} rows has a text", where="rows", fix="name other stages under `from`")
 
     def plan(row: Example) -> list[Ask]:
-        return [author.put([user(_text(row))], row.row, sampling=_AUGMENTING, parents=[row.id])]
+        return [author.put([user(_text(row))], row.row, sampling=sampling, parents=[row.id])]
 
     for batch in asked(author, texts, plan):
         for row, (reply,) in batch:
@@ -111,6 +112,7 @@ def self_curate(
     budget: PositiveInt | None = None,
     raw: bool = False,
     at_least: Points = 5,
+    max_new_tokens: PositiveInt = 512,
 ) -> Iterator[Judged]:
     """The rows that a model itself gives enough points (self-curation, Humpback's table 1).
 
@@ -121,6 +123,7 @@ def self_curate(
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
         raw: ask with the bare prompt, for a model that only continues text.
         at_least: points from 1 to 5 (the paper's best set: 5).
+        max_new_tokens: the longest judgement; of one that is cut no score is read.
 
     Raises:
         ModelError, RunError: the model cannot be opened.
@@ -128,7 +131,7 @@ def self_curate(
     author = Author.of("self_curate", teacher, seed, budget=budget, raw=raw)
 
     def plan(row: Example) -> list[Ask]:
-        return [rate(author, row.prompt, row.reply or "", row.row, parents=[row.id])]
+        return [rate(author, row.prompt, row.reply or "", row.row, parents=[row.id], most=max_new_tokens)]
 
     for row in rows:
         if row.reply is None or not row.prompt:
