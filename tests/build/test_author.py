@@ -8,10 +8,14 @@ import pytest
 
 from shinan.build.author import Ask, Author
 from shinan.build.improve.self_instruct import IS_CLASSIFICATION, TASKS
-from shinan.build.teachers import content, opened, terms_of
-from shinan.core.errors import ModelError
-from shinan.core.example import Provenance, assistant, system, user
+from shinan.build.teachers import Model, Teacher, as_teacher, content
+from shinan.core.errors import ConfigError, ModelError
+from shinan.core.example import Example, Provenance, assistant, system, user
+from shinan.core.ledger import Ledger
+from shinan.core.registry import bind, register
 from shinan.core.verdict import Verdict
+from shinan.models.books import Books, Ledgered
+from shinan.models.card import load_card
 from shinan.models.fake import FakeGenerator
 from shinan.models.generator import Generator, Request, Sampling
 
@@ -21,7 +25,8 @@ SAMPLING = Sampling(8, 0.5)
 def author(
     generator: Generator | None = None, *, seed: int = 1, budget: int | None = None, raw: bool = False
 ) -> Author:
-    return Author.of("method", generator or FakeGenerator(), seed, budget=budget, raw=raw, licence="MIT")
+    teacher = Teacher(model=generator or FakeGenerator(), raw=raw, licence="MIT")
+    return Author.of("method", teacher, seed, budget=budget)
 
 
 def ask(by: Author, text: str = "Name a bird.", *key: int | str, sample: int = 0) -> Ask:
@@ -77,20 +82,78 @@ def test_rows_are_signed_and_numbered() -> None:
     assert verdict == Verdict.drop("loop", "3 times", "method")
 
 
-def test_a_model_is_named_by_its_folder_or_handed_over(tiny_decoder: Path) -> None:
-    fake = FakeGenerator(name="wise")
-    assert opened(fake) is fake
-    assert terms_of(fake) == ("wise", "unknown")
-    generator, terms = opened(str(tiny_decoder)), terms_of(str(tiny_decoder))
-    (reply,) = generator.generate([Request((user("Hi"),), sampling=Sampling(4))])
+def test_the_call_is_known_by_its_key_in_the_ledger(tmp_path: Path) -> None:
+    generator = Ledgered(FakeGenerator(), Books(Ledger(tmp_path), "fake"))
+    by = author(generator)
+    (reply,) = by.answers([ask(by)])
+    assert by.row(reply).tags["call"] == generator.key(reply.ask.request)
+
+
+def test_a_local_model_is_not_asked_twice(tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by another build that asks the same."""
+    monkeypatch.setenv("SHINAN_CACHE", str(tmp_path))
+    use = Teacher(model=str(tiny_decoder), chat="gemma")
+    request = Request((user("Hi"),), sampling=Sampling(4))
+    first, again = use.open("a"), use.open("b")
+    assert isinstance(again, Ledgered)
+    (reply,) = first.generate([request])
     assert reply.new_tokens == 4
-    assert Author.of("method", str(tiny_decoder), 0).licence == terms.licence
+    monkeypatch.setattr(again.inner.__class__, "generate", None)
+    assert again.generate([request]) == [reply]
+
+
+def test_a_model_is_known_by_its_files_or_by_what_an_endpoint_declares(tiny_decoder: Path) -> None:
+    fake = FakeGenerator(name="wise")
+    assert (as_teacher(fake).identity, as_teacher(fake).terms) == ("wise", "unknown")
+    assert as_teacher(fake).open("a") is fake
+    remote = Teacher(model="endpoint:wise@http://localhost:1/v1#n+revision=2")
+    assert (remote.identity, remote.terms) == ("wise 2", "unknown")
+    card = load_card(tiny_decoder)
+    local = as_teacher(str(tiny_decoder))
+    assert (local.identity, local.terms) == (card.fingerprint, card.licence)
+    assert Teacher(model=str(tiny_decoder), licence="MIT").terms == "MIT"
     read = content((TASKS,), "teacher", "judge")
-    key = {"models": {"teacher": terms.identity}, "prompts": [TASKS.id]}
+    key = {"models": {"teacher": card.fingerprint}, "prompts": [TASKS.id]}
     assert read({"teacher": str(tiny_decoder), "judge": None}) == key
 
 
+@register("build", "tests.asks")
+def asks(seed: int, *, teacher: Model) -> list[Example]:
+    """Nothing; what counts is its parameter."""
+    return []
+
+
+def test_a_recipe_names_a_model_or_says_more_of_it() -> None:
+    assert bind("build", "tests.asks", {"teacher": "tiny:decoder"}).params["teacher"] == "tiny:decoder"
+    more = bind("build", "tests.asks", {"teacher": {"model": "tiny:decoder", "raw": True}})
+    assert more.params["teacher"] == Teacher(model="tiny:decoder", raw=True)
+    assert more.identity()["with"]["teacher"]["raw"] is True
+
+
 @pytest.mark.promise10
-def test_a_teacher_that_is_not_there_is_told() -> None:
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        (3, "teacher: expected the reference of a model, such as starter:smollm2-135m-instruct"),
+        ({"model": "x", "rwa": True}, "teacher.rwa: unknown key 'rwa'\n  do this: did you mean 'raw'?"),
+        ({"model": "x", "concurrency": 0}, "teacher.concurrency: Input should be greater than 0 (got 0)"),
+        ({"model": ["x"]}, "teacher.model: expected the reference of a model"),
+    ],
+)
+def test_a_mistyped_teacher_is_told(teacher: object, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        bind("build", "tests.asks", {"teacher": teacher})
+    assert told in str(error.value)
+
+
+@pytest.mark.promise10
+def test_a_teacher_that_is_not_there_or_cannot_talk_is_told(tiny_decoder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no such model folder"):
         Author.of("method", "./nowhere", 0)
+    with pytest.raises(ConfigError, match="it names no model or no address"):
+        Author.of("method", "endpoint:x", 0)
+    with pytest.raises(ModelError, match="decoder is a base model: it goes on with a text"):
+        Author.of("method", str(tiny_decoder), 0)
+    assert Author.of("method", Teacher(model=str(tiny_decoder), raw=True), 0).raw
+    with pytest.raises(ConfigError, match="a price or a budget is for endpoints"):
+        Author.of("method", Teacher(model=str(tiny_decoder), spend="1"), 0)

@@ -18,14 +18,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from shinan.build.prompts import PLAIN, Prompt
-from shinan.build.teachers import Model, opened, terms_of
+from shinan.build.teachers import Model, as_teacher
 from shinan.core.example import Example, Message, Provenance, assistant, user
 from shinan.core.hashing import derive_seed
 from shinan.core.verdict import Verdict
 from shinan.models.generator import Completion, Generator, Request, Sampling
+
+
+@runtime_checkable
+class Ledgered(Protocol):
+    """A generator that knows requests by a key of the ledger."""
+
+    def key(self, request: Request) -> str:
+        """The key."""
+        ...
 
 
 class Ask(NamedTuple):
@@ -78,18 +87,11 @@ class Author:
     rows: int = field(default=0, init=False)
 
     @classmethod
-    def of(
-        cls,
-        method: str,
-        model: Model,
-        seed: int,
-        *,
-        licence: str | None = None,
-        budget: int | None = None,
-        raw: bool = False,
-    ) -> Author:
-        """Open a model for a method; the terms are those of its folder unless given. Raises ModelError, RunError."""
-        return cls(method, opened(model), seed, licence or terms_of(model).licence, budget, raw)
+    def of(cls, method: str, model: Model, seed: int, *, budget: int | None = None) -> Author:
+        """Open a model for a method. Raises ModelError, ConfigError, RunError."""
+        teacher = as_teacher(model)
+        generator = teacher.open(account=f"build.{method}/{seed:016x}")
+        return cls(method, generator, seed, teacher.terms, budget, teacher.raw)
 
     @property
     def source(self) -> str:
@@ -169,7 +171,7 @@ class Author:
         task: str = "",
         tags: Mapping[str, str] | None = None,
     ) -> Example:
-        """The next row, signed: maker, terms, prompt, and the parents (by default those of the call).
+        """The next row, signed: maker, terms, prompt, call, and the parents (by default those of the call).
 
         Without `messages` the whole reply is its one turn: a row to drop.
         """
@@ -181,12 +183,11 @@ class Author:
             parents=reply.ask.parents if parents is None else tuple(parents),
         )
         self.rows += 1
-        return Example(
-            tuple(messages) or (assistant(reply.text),),
-            task=task,
-            tags={**(tags or {}), "prompt": reply.ask.prompt.id},
-            provenance=origin,
-        )
+        own = {"prompt": reply.ask.prompt.id}
+        if isinstance(self.generator, Ledgered):
+            own["call"] = self.generator.key(reply.ask.request)
+        messages = tuple(messages) or (assistant(reply.text),)
+        return Example(messages, task=task, tags={**(tags or {}), **own}, provenance=origin)
 
     def drop(self, row: Example, verdict: Verdict) -> tuple[Example, Verdict]:
         """A signed row as one that is dropped, by this method."""

@@ -31,7 +31,7 @@ def test_a_persona_asks_and_the_document_answers() -> None:
     assert all(LEAFLET.prompt_text in asked(request) for request in answering)
     # the third points at a document that its reader does not have; two are asked for
     assert [row.messages[0].text for row in rows] == ["How often should I take it?", "What is the most in a day?"]
-    assert {row.provenance.licence for row in rows} == {"CC-BY-4.0"}
+    assert {row.provenance.licence for row in rows} == {"CC-BY-4.0 AND unknown"}
     assert {row.tags["persona"] for row in rows} <= set(PACKS["medical"].personas)
     assert {row.provenance.parents for row in rows} == {(LEAFLET.id,)}
 

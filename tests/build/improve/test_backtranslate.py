@@ -38,7 +38,7 @@ def test_a_text_gets_the_instruction_that_it_answers() -> None:
         "Tell me about wrens.",
         "Wrens are small birds that sing loudly.",
     ]
-    assert (row.provenance.licence, row.provenance.maker) == ("CC-BY-4.0", "model:backward")
+    assert (row.provenance.licence, row.provenance.maker) == ("CC-BY-4.0 AND unknown", "model:backward")
 
 
 def test_an_instruction_that_copies_the_text_is_dropped() -> None:

@@ -53,9 +53,7 @@ def alpaca(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     language: Language = "en",
     instructions: PositiveInt = 100,
@@ -69,10 +67,8 @@ def alpaca(
     Args:
         seed: every draw derives from it.
         rows: the seeds; those without a reply are left out.
-        teacher: the model that is asked.
-        licence: terms under which its output may be used (default: those of its folder).
+        teacher: the model that is asked (see `Teacher`).
         budget: no round begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop refusals, loops, copies of the prompt and other languages too, which Alpaca does not.
         language: of the instructions; the filter on a first character beyond ASCII is for English alone.
         instructions: rounds go on until so many were kept (the published set: 52,002).
@@ -83,7 +79,7 @@ def alpaca(
         ModelError, RunError: the teacher cannot be opened.
     """
     seeds = seeds_of(rows, answered=True)
-    author = Author.of("alpaca", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("alpaca", teacher, seed, budget=budget)
     novelty = Novelty(each.instruction for each in seeds)
     kept, round_, idle = 0, 0, 0
     while kept < instructions and idle < PATIENCE and not author.spent:

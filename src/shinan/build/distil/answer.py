@@ -31,9 +31,7 @@ def reanswer(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     language: Language | None = None,
     temperature: NonNegativeFloat = 1.0,
@@ -48,9 +46,7 @@ def reanswer(
         seed: every draw derives from it.
         rows: rows with a prompt; their own replies are not shown to the teacher.
         teacher: the model that answers.
-        licence: terms under which its output may be used (default: those of its folder).
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop refusals, loops and copies of the prompt.
         language: drop answers that are in another one.
         temperature: 0 is greedy.
@@ -60,7 +56,7 @@ def reanswer(
         DataError: no row has a prompt.
         ModelError, RunError: the teacher cannot be opened.
     """
-    author = Author.of("reanswer", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("reanswer", teacher, seed, budget=budget)
     sampling = Sampling(max_new_tokens, temperature)
 
     def plan(row: Example) -> list[Ask]:
@@ -81,7 +77,6 @@ def explain(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
     guard: bool = True,
     systems: Systems | None = None,
@@ -98,7 +93,6 @@ def explain(
         seed: draws each row's system turn.
         rows: rows with a prompt, such as FLAN's; their own system turns and replies are not shown to the teacher.
         teacher: the model that explains.
-        licence: terms under which its output may be used (default: those of its folder).
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
         guard: drop refusals, loops and copies of the prompt.
         systems: system turns to draw from (default: sixteen, as many as the paper's table 2 has).
@@ -111,7 +105,7 @@ def explain(
         DataError: no row has a prompt.
         ModelError, RunError: the teacher cannot be opened.
     """
-    author = Author.of("explain", teacher, seed, licence=licence, budget=budget)
+    author = Author.of("explain", teacher, seed, budget=budget)
     drawn_from = systems or SYSTEMS.text.splitlines()
     sampling = Sampling(max_new_tokens, temperature)
 

@@ -33,9 +33,7 @@ def self_chat(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     temperature: NonNegativeFloat = 1.0,
     max_new_tokens: PositiveInt = 2048,
@@ -46,9 +44,7 @@ def self_chat(
         seed: every draw derives from it.
         rows: the questions that conversations are about: each row's last user turn.
         teacher: the model that writes.
-        licence: terms under which its output may be used (default: those of its folder).
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop conversations with a refusal in them, and loops.
         temperature: the paper's API default.
         max_new_tokens: the longest conversation; of one that is cut the last turn is left out.
@@ -57,7 +53,7 @@ def self_chat(
         DataError: no row has a prompt.
         ModelError, RunError: the teacher cannot be opened.
     """
-    author = Author.of("self_chat", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("self_chat", teacher, seed, budget=budget)
     sampling = Sampling(max_new_tokens, temperature)
 
     def plan(row: Example) -> list[Ask]:
@@ -126,7 +122,6 @@ def dialogue(
     *,
     teacher: Model,
     asker: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
     guard: bool = True,
     fewest: PositiveInt = 3,
@@ -145,7 +140,6 @@ def dialogue(
         rows: the opening questions: each row's last user turn.
         teacher: the model that answers, and whose turns are trained on.
         asker: the model that asks; it may be the same.
-        licence: terms under which both models' output may be used (default: those of the teacher's folder).
         budget: no batch begins once so many answers were asked for; more keeps what fewer have brought.
         guard: drop refusals, loops and copies.
         fewest: rounds of the shortest conversation (the paper, questions about the world: 3).
@@ -160,7 +154,7 @@ def dialogue(
     """
     if fewest > most:
         raise ConfigError([Problem(f"fewest ({fewest}) is more than most ({most})", "build.dialogue", "swap them")])
-    author = Author.of("dialogue", teacher, seed, licence=licence, budget=budget)
+    author = Author.of("dialogue", teacher, seed, budget=budget)
     other = Author.of("dialogue/asker", asker, seed)
     sampling = Sampling(max_new_tokens, temperature)
     openings = prompts_of(rows)

@@ -10,7 +10,6 @@ import random
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt
@@ -81,7 +80,6 @@ def domain(
     teacher: Model,
     pack: Literal["general", "medical", "legal", "education"] = "general",
     personas: Annotated[list[str], Field(min_length=1)] | None = None,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
     guard: bool = True,
     questions: PositiveInt = 3,
@@ -96,7 +94,6 @@ def domain(
         teacher: the model that asks and answers.
         pack: the field: its personas, and what to beware of in it.
         personas: others in their place.
-        licence: terms for the rows (default: those of the document).
         budget: no batch begins once so many documents were asked about; more keeps what fewer have brought.
         guard: drop refusals and loops.
         questions: questions to a document.
@@ -105,7 +102,7 @@ def domain(
         DataError: there is no document.
         ModelError, RunError: the teacher cannot be opened.
     """
-    author = Author.of("domain", teacher, seed, licence=licence, budget=budget)
+    author = Author.of("domain", teacher, seed, budget=budget)
     chosen = PACKS[pack]
     documents = [row for row in rows if _text(row)]
     if not documents:
@@ -127,14 +124,14 @@ def domain(
                 yield author.drop(author.row(reply, task=row.task, tags=row.tags), verdict)
         asks = [_answer(author, each, chosen.care) for each in posed]
         for each, reply in zip(posed, author.answers(asks), strict=True):
+            document = each.document
             made = author.row(
                 reply,
                 as_messages(each.text, output=reply.text.strip()),
-                task=each.document.task,
-                tags={**each.document.tags, "persona": persona(each.document), "asked": each.reply.ask.prompt.id},
+                task=document.task,
+                tags={**document.tags, "persona": persona(document), "asked": each.reply.ask.prompt.id},
             )
-            terms = licence or each.document.provenance.licence
-            made = replace(made, provenance=replace(made.provenance, licence=terms))
+            made = made.under(document.provenance.licence)
             verdict = unusable(reply, guard=guard, copies=True) or _unsupported(each, reply)
             yield author.drop(made, verdict) if verdict else made
 

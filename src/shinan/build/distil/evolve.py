@@ -97,9 +97,7 @@ def evolve(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     kind: Kind = "text",
     rounds: PositiveInt = 4,
@@ -116,9 +114,7 @@ def evolve(
         seed: every draw derives from it.
         rows: the instructions to begin with; an input counts as part of its instruction.
         teacher: the model that rewrites, judges and answers.
-        licence: terms under which its output may be used (default: those of its folder).
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop loops and every refusal too, which the paper does not.
         kind: `text`: five ways into depth and one into breadth, each as likely; `code`: WizardCoder's five.
         rounds: evolutions of each instruction (the paper: 4).
@@ -130,7 +126,7 @@ def evolve(
         DataError: no row is fit to begin with.
         ModelError, RunError: the teacher cannot be opened.
     """
-    author = Author.of("evolve", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("evolve", teacher, seed, budget=budget)
     course = Course(author, kind, Sampling(max_new_tokens, temperature=1.0, top_p=0.95), eliminate, guard)
     pool = [
         Chain(number, "\n".join(filter(None, (start.instruction, start.input))), start.id)

@@ -28,7 +28,6 @@ def magpie(
     seed: int,
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
     guard: bool = True,
     language: Language | None = None,
@@ -46,7 +45,6 @@ def magpie(
     Args:
         seed: every draw derives from it.
         teacher: a tuned local model; an endpoint's markers cannot be written.
-        licence: terms under which its output may be used (default: those of its folder).
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
         guard: drop refusals, loops and copies.
         language: drop instructions and answers that are in another one.
@@ -59,7 +57,7 @@ def magpie(
     Raises:
         ModelError, RunError: the teacher cannot be opened, or is an endpoint.
     """
-    author = Author.of("magpie", teacher, seed, licence=licence, budget=budget)
+    author = Author.of("magpie", teacher, seed, budget=budget)
     before = [system(opening)] if opening else []
     drawing = Sampling(max_instruction_tokens, temperature)
     seen: set[str] = set()

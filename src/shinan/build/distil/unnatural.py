@@ -71,9 +71,7 @@ def unnatural(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     language: Language = "en",
     tasks: PositiveInt = 100,
@@ -89,9 +87,7 @@ def unnatural(
         rows: rows with an instruction and an input, such as Natural Instructions'; the options of a row with choices
             are its constraints.
         teacher: the model that is asked.
-        licence: terms under which its output may be used (default: those of its folder).
         budget: no round begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop refusals, loops and other languages too, which the paper does not.
         language: of the tasks.
         tasks: rounds go on until so many were accepted (the paper: 68,478).
@@ -102,7 +98,7 @@ def unnatural(
         DataError: fewer than three rows have an instruction and an input.
         ModelError, RunError: the teacher cannot be opened.
     """
-    author = Author.of("unnatural", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("unnatural", teacher, seed, budget=budget)
     sets = _sets(rows, seed)
     seen = {task.key for shown in sets for task in shown}
     number, round_, idle = 0, 0, 0

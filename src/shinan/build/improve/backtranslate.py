@@ -59,9 +59,7 @@ def backtranslate(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     max_new_tokens: PositiveInt = 256,
 ) -> Iterator[Judged]:
@@ -71,9 +69,7 @@ def backtranslate(
         seed: every draw derives from it.
         rows: the texts: a row's reply, or all that it says where it has none.
         teacher: the backward model, tuned on `reversed_rows`: a folder such as runs/NAME/checkpoints/best.
-        licence: terms for the pairs (default: those of the texts).
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare text, for a model that only continues text.
         guard: drop refusals, loops and instructions that copy the text.
         max_new_tokens: the longest instruction; one that is cut is dropped.
 
@@ -82,7 +78,7 @@ def backtranslate(
         ModelError, RunError: the model cannot be opened.
     """
     sampling = Sampling(max_new_tokens, temperature=0.7, top_p=0.9)  # section 3.1
-    author = Author.of("backtranslate", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("backtranslate", teacher, seed, budget=budget)
     texts = [row for row in rows if _text(row)]
     if not texts:
         raise DataError(f"none of {len(rows)} rows has a text", where="rows", fix="name other stages under `from`")
@@ -93,8 +89,7 @@ def backtranslate(
     for batch in asked(author, texts, plan):
         for row, (reply,) in batch:
             messages = as_messages(reply.text.strip(), output=_text(row))
-            made = author.row(reply, messages, task=row.task, tags=row.tags)
-            made = replace(made, provenance=replace(made.provenance, licence=licence or row.provenance.licence))
+            made = author.row(reply, messages, task=row.task, tags=row.tags).under(row.provenance.licence)
             verdict = unusable(reply, guard=guard)
             yield author.drop(made, verdict) if verdict else made
 
@@ -110,7 +105,6 @@ def self_curate(
     *,
     teacher: Model,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     at_least: Points = 5,
     max_new_tokens: PositiveInt = 512,
 ) -> Iterator[Judged]:
@@ -121,14 +115,13 @@ def self_curate(
         rows: rows with a prompt and a reply.
         teacher: the model that judges: the forward model of the iteration before.
         budget: no batch begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         at_least: points from 1 to 5 (the paper's best set: 5).
         max_new_tokens: the longest judgement; of one that is cut no score is read.
 
     Raises:
         ModelError, RunError: the model cannot be opened.
     """
-    author = Author.of("self_curate", teacher, seed, budget=budget, raw=raw)
+    author = Author.of("self_curate", teacher, seed, budget=budget)
 
     def plan(row: Example) -> list[Ask]:
         return [rate(author, row.prompt, row.reply or "", row.row, parents=[row.id], most=max_new_tokens)]

@@ -47,9 +47,7 @@ def best_of(
     teacher: Model,
     scorer: str | None = None,
     judge: Model | None = None,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     samples: PositiveInt = 4,
     keep: Literal["best", "all"] = "best",
@@ -68,9 +66,7 @@ def best_of(
         teacher: the model that answers; the one that is to be tuned, for self-improvement.
         scorer: the registered scorer that values answers.
         judge: or the model that does, on Humpback's scale of 1 to 5.
-        licence: terms under which the teacher's output may be used (default: those of its folder).
         budget: no batch begins once so many answers were asked for; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop refusals, loops and copies of the prompt.
         samples: answers to a prompt.
         keep: the best answer (the first of equals), or all different ones.
@@ -83,7 +79,7 @@ def best_of(
         DataError: no row has a prompt.
         ModelError, RunError: a model cannot be opened.
     """
-    author = Author.of("best_of", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("best_of", teacher, seed, budget=budget)
     score = _score(author, scorer, judge)
     for row, candidates in _answered(author, rows, score, samples, Sampling(max_new_tokens, temperature), guard):
         chosen = _best(candidates) if keep == "best" else None
@@ -112,9 +108,7 @@ def preferences(
     teacher: Model,
     scorer: str | None = None,
     judge: Model | None = None,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     samples: Samples = 4,
     margin: NonNegativeFloat = 0.0,
@@ -127,13 +121,12 @@ def preferences(
 
     Args:
         margin: drop a prompt whose best and worst answers do not differ by more than this.
-        seed, rows, teacher, scorer, judge, licence, budget, raw, guard, samples, temperature, max_new_tokens: as for
-            `best_of`.
+        seed, rows, teacher, scorer, judge, budget, guard, samples, temperature, max_new_tokens: as for `best_of`.
 
     Raises:
         ConfigError, DataError, ModelError, RunError: as `best_of`.
     """
-    author = Author.of("preferences", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("preferences", teacher, seed, budget=budget)
     score = _score(author, scorer, judge)
     for row, candidates in _answered(author, rows, score, samples, Sampling(max_new_tokens, temperature), guard):
         best, worst = _best(candidates), _best(candidates, sign=-1)

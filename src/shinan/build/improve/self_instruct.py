@@ -40,6 +40,8 @@ CLASSIFYING = Sampling(max_new_tokens=3)
 DOING = {True: Sampling(max_new_tokens=300), False: Sampling(max_new_tokens=350)}  # by whether it is classification
 PATIENCE = 10  # rounds in a row that bring nothing new
 
+_PREFACE = re.compile(r"\A.*?^(?=Example \d)", re.DOTALL | re.MULTILINE)  # what a chat model says before it begins
+
 
 class Proposed(NamedTuple):
     """An accepted instruction: its number among all, the reply that it stands in, and whether it asks for a class."""
@@ -69,9 +71,7 @@ def self_instruct(
     rows: Sequence[Example],
     *,
     teacher: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     guard: bool = True,
     language: Language = "en",
     instructions: PositiveInt = 100,
@@ -84,15 +84,13 @@ def self_instruct(
     Deviations: the three steps are done round by round and not one after the other, which asks the same; the longest
     reply is that of its task and not of its batch; there is no presence penalty (2 for proposing, 1.5 for instances);
     after 10 rounds without a new instruction the search ends; a failed call leaves its task out. Of a chat model's
-    reply a sentence before the list, blank lines and Markdown are no part.
+    reply a sentence before the list or the first example, blank lines and Markdown are no part.
 
     Args:
         seed: every draw derives from it.
         rows: the seeds.
-        teacher: the model that is asked.
-        licence: terms under which its output may be used (default: those of its folder).
+        teacher: the model that is asked (see `Teacher`).
         budget: no round begins once so many calls were made; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         guard: drop refusals, loops, copies of the prompt and other languages too, which the paper does not.
         language: of the instructions; the filter on a first character beyond ASCII is for English alone.
         instructions: rounds go on until so many were accepted (the paper: 52,445).
@@ -105,7 +103,7 @@ def self_instruct(
         ModelError, RunError: the teacher cannot be opened.
     """
     seeds = seeds_of(rows, classification_only=classification_only)
-    author = Author.of("self_instruct", teacher, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("self_instruct", teacher, seed, budget=budget)
     pool = Pool(seeds, Novelty(each.instruction for each in seeds))
     prompt = CLASSIFICATION_TASKS if classification_only else TASKS
     round_, idle = 0, 0
@@ -220,7 +218,7 @@ def _instances(author: Author, task: Proposed, reply: Reply, *, guard: bool, mos
         )
 
     verdict = unusable(reply, guard=guard, whole=False)
-    text = reply.text if author.raw else unmarked(reply.text)
+    text = reply.text if author.raw else _PREFACE.sub("", unmarked(reply.text))
     found = [] if verdict else (output_first if task.classification else input_first)(text)
     if not found:
         yield author.drop(row(Instance("", reply.text)), verdict or Verdict.drop("unparsable", "no instance"))

@@ -25,9 +25,7 @@ def self_play(
     rows: Sequence[Example],
     *,
     player: Model,
-    licence: str | None = None,
     budget: PositiveInt | None = None,
-    raw: bool = False,
     temperature: NonNegativeFloat = 1.0,
     max_new_tokens: PositiveInt = 256,
 ) -> Iterator[Judged]:
@@ -41,9 +39,7 @@ def self_play(
         seed: every draw derives from it.
         rows: supervised rows.
         player: the model as it is before this iteration.
-        licence: terms under which its output may be used (default: those of its folder).
         budget: no batch begins once so many answers were asked for; more keeps what fewer have brought.
-        raw: ask with the bare prompt, for a model that only continues text.
         temperature: 0 is greedy; the paper samples from the model as it is.
         max_new_tokens: the longest answer (the authors' code: 256).
 
@@ -51,7 +47,7 @@ def self_play(
         DataError: no row has a prompt.
         ModelError, RunError: the player cannot be opened.
     """
-    author = Author.of("self_play", player, seed, licence=licence, budget=budget, raw=raw)
+    author = Author.of("self_play", player, seed, budget=budget)
     sampling = Sampling(max_new_tokens, temperature)
 
     def plan(row: Example) -> list[Ask]:
