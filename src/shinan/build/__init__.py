@@ -1,5 +1,21 @@
 """Building instruction data. Importing this registers the builders."""
 
 from shinan.build import collection, files
+from shinan.build.distil import alpaca, answer, dialogue, domain, evolve, magpie, unnatural
+from shinan.build.improve import backtranslate, choose, self_instruct, self_play
 
-__all__ = ["collection", "files"]
+__all__ = [
+    "alpaca",
+    "answer",
+    "backtranslate",
+    "choose",
+    "collection",
+    "dialogue",
+    "domain",
+    "evolve",
+    "files",
+    "magpie",
+    "self_instruct",
+    "self_play",
+    "unnatural",
+]

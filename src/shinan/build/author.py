@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from shinan.build.prompts import Prompt
+from shinan.build.prompts import PLAIN, Prompt
 from shinan.build.teachers import Model, as_teacher
 from shinan.core.example import Example, Message, Provenance, assistant, user
 from shinan.core.hashing import derive_seed
@@ -127,15 +127,32 @@ class Author:
             parents: ids of the rows that stand in the prompt.
             sample: number of the draw, where the same is asked several times.
         """
-        text = prompt.fill(**fields)
-        bare = self.raw and not before
-        request = Request(
-            messages=() if bare else (*before, user(text)),
-            prompt=text if bare else "",
-            stop=tuple(stop),
-            sampling=sampling,
-            seed=derive_seed(self.seed, f"build.{self.method}/{prompt.name}", *key, sample),
-            sample=sample,
+        turns = (*before, user(prompt.fill(**fields)))
+        return self._plan(prompt, turns, key, Request(stop=tuple(stop), sampling=sampling, sample=sample), parents)
+
+    def put(
+        self,
+        turns: Sequence[Message],
+        *key: int | str,
+        sampling: Sampling,
+        stop: Sequence[str] = (),
+        parents: Sequence[str] = (),
+        sample: int = 0,
+        role: Literal["assistant", "user"] = "assistant",
+    ) -> Ask:
+        """Plan a call that asks what turns ask, as they stand; or, with the role `user`, for the next question."""
+        plan = Request(stop=tuple(stop), sampling=sampling, sample=sample, role=role)
+        return self._plan(PLAIN, turns, key, plan, parents)
+
+    def _plan(
+        self, prompt: Prompt, turns: Sequence[Message], key: Sequence[int | str], plan: Request, parents: Sequence[str]
+    ) -> Ask:
+        bare = self.raw and len(turns) == 1
+        request = replace(
+            plan,
+            messages=() if bare else tuple(turns),
+            prompt=turns[0].text if bare else "",
+            seed=derive_seed(self.seed, f"build.{self.method}/{prompt.name}", *key, plan.sample),
         )
         return Ask(prompt, request, tuple(parents))
 
@@ -166,11 +183,11 @@ class Author:
             parents=reply.ask.parents if parents is None else tuple(parents),
         )
         self.rows += 1
-        known = {"prompt": reply.ask.prompt.id}
+        own = {"prompt": reply.ask.prompt.id}
         if isinstance(self.generator, Ledgered):
-            known["call"] = self.generator.key(reply.ask.request)
+            own["call"] = self.generator.key(reply.ask.request)
         messages = tuple(messages) or (assistant(reply.text),)
-        return Example(messages, task=task, tags={**known, **(tags or {})}, provenance=origin)
+        return Example(messages, task=task, tags={**(tags or {}), **own}, provenance=origin)
 
     def drop(self, row: Example, verdict: Verdict) -> tuple[Example, Verdict]:
         """A signed row as one that is dropped, by this method."""

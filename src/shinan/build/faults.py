@@ -76,15 +76,16 @@ def _runs(text: str) -> set[tuple[str, ...]]:
     return {tuple(found[i : i + _COPIED]) for i in range(len(found) - _COPIED + 1)}
 
 
-def unusable(reply: Reply, *, guard: bool = True, whole: bool = True) -> Verdict | None:
+def unusable(reply: Reply, *, guard: bool = True, whole: bool = True, copies: bool = False) -> Verdict | None:
     """The first thing that is wrong with a reply; None if it can be read.
 
     Without `guard` refusals, loops and copies pass; without `whole` a reply that was cut passes, for methods that use
-    what stands before the cut.
+    what stands before the cut; with `copies` one may repeat what it was asked, for methods that ask for that.
     """
     judges: list[Callable[[Reply], Verdict | None]] = [unanswered]
     judges += [truncated] if whole else []
-    judges += [refusal, loop, copy] if guard else []
+    judges += [refusal, loop] if guard else []
+    judges += [copy] if guard and not copies else []
     return next((verdict for judge in judges if (verdict := judge(reply))), None)
 
 

@@ -169,6 +169,15 @@ class Example:
         object.__setattr__(example, "tags", {**self.tags, name: value})
         return example
 
+    def under(self, licence: str) -> Example:
+        """The same example under another's terms too: those of a text that it holds, beside its maker's.
+
+        >>> Example((), provenance=Provenance(licence="MIT")).under("CC-BY-4.0").provenance.licence
+        'CC-BY-4.0 AND MIT'
+        """
+        both = sorted({licence, self.provenance.licence})
+        return replace(self, provenance=replace(self.provenance, licence=" AND ".join(both)))
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form; `from_dict` reads it back to an equal example."""
         return {

@@ -47,8 +47,10 @@ class LocalGenerator:
 
     def _row(self, request: Request) -> Row:
         tokenizer = self.chat.tokenizer
-        if request.messages:
-            prompt: Sequence[int] = self.chat.render_prompt(request.messages, request.prefill)
+        if request.role == "user":
+            prompt: Sequence[int] = self.chat.render_question(request.messages)
+        elif request.messages:
+            prompt = self.chat.render_prompt(request.messages, request.prefill)
         elif text := request.prompt + request.prefill:
             begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
             prompt = begin + tokenizer.encode(text)

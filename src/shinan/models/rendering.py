@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shinan.core.errors import DataError
-from shinan.core.example import Message, Role
+from shinan.core.example import Message, Part, Role
 from shinan.models.tokenizer import Place, Tokenizer
+
+_PROBE = "\uf8ff"  # stands for a text that is not written yet: a private-use character, which no template knows
 
 
 class Piece(NamedTuple):
@@ -106,6 +108,21 @@ class ChatFormat(ABC):
         pieces = self._pieces(messages, opens=True)
         if prefill:
             pieces += self._opening(messages, prefill)
+        return _assemble(self.tokenizer, pieces).ids
+
+    def render_question(self, messages: Sequence[Message] = ()) -> tuple[int, ...]:
+        """The ids after which the model writes the user's next turn itself: its markers, and nothing of its text.
+
+        What Magpie asks with (Xu et al. 2024, arXiv 2406.08464, section 2.1). Raises DataError for roles out of order.
+        """
+        asked = [*messages, Message("user", (Part(_PROBE),))]
+        self._check(asked)
+        pieces: list[Piece] = []
+        for piece in self._pieces(asked, opens=False):
+            if isinstance(piece.value, str) and _PROBE in piece.value:
+                pieces.append(Piece(piece.value.partition(_PROBE)[0]))
+                break
+            pieces.append(piece)
         return _assemble(self.tokenizer, pieces).ids
 
     def lead(self, messages: Sequence[Message]) -> str:

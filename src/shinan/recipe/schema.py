@@ -167,10 +167,7 @@ def _components(recipe: Recipe) -> list[tuple[str, tuple[str | int, ...], str, d
 
 def import_rooms() -> None:
     """Import the modules whose components recipes may name, so that they are registered."""
-    import shinan.build.collection
-    import shinan.build.distil.alpaca
-    import shinan.build.files
-    import shinan.build.improve.self_instruct
+    import shinan.build
     import shinan.curate.checks
     import shinan.curate.duplicates
     import shinan.scorers.exact

@@ -60,6 +60,11 @@ def other_language(text: str, language: Language) -> str:
     return "" if votes[language] == max(votes.values()) else f"common words: {votes}"
 
 
+def only_common_words(text: str) -> bool:
+    """Whether a text has no word but the commonest of these languages: punctuation and stop words alone."""
+    return all(any(word in stop for stop in _STOP_WORDS.values()) for word in words(text))
+
+
 def _votes(text: str) -> dict[str, int]:
     found = words(text)
     return {code: sum(word in stop for word in found) for code, stop in _STOP_WORDS.items()}

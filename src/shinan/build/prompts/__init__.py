@@ -41,3 +41,7 @@ class Prompt:
         if known != fields.keys():
             raise ValueError(f"the prompt {self.name} has the fields {sorted(known)}, given are {sorted(fields)}")
         return _FIELD.sub(lambda found: fields[found[1]], self.text)
+
+
+PLAIN = Prompt("plain")
+"""What is asked as it stands."""
