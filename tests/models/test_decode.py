@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from shinan.models.checkpoint import load_model
-from shinan.models.decode import Row, decode, sample
+from shinan.models.decode import DecodeLoop, Row, decode, sample
 from shinan.models.generator import Sampling
 
 _PROMPTS = [[2, 40, 41, 42], [2, *range(50, 95)], [2, 99], [2, 7 + 8, 9 + 8, 11 + 8, 30, 31]]
@@ -90,3 +91,67 @@ def test_draws_follow_the_distribution() -> None:
     draws = [sample(probs.log(), Sampling(temperature=1.0), seed) for seed in range(3000)]
     shares = [draws.count(i) / len(draws) for i in range(3)]
     assert shares == pytest.approx(probs.tolist(), abs=0.03)  # 3 standard errors
+
+
+class TestLoop:
+    def test_rows_come_and_go_while_others_run(self, fresh: Callable[..., Any]) -> None:
+        model = fresh()
+        alone = [_row(prompt) for prompt in _PROMPTS]
+        for row in alone:
+            decode(model, [row])
+        loop = DecodeLoop(model, slots=2)
+        rows = [_row(prompt, n) for prompt, n in zip(_PROMPTS, (3, 12, 4, 6), strict=True)]
+        ended = []
+        for row in rows:
+            loop.add(row)
+            ended += loop.step()
+        while not loop.idle:
+            ended += loop.step()
+        assert sorted(map(id, ended)) == sorted(map(id, rows))
+        assert [row.ids for row in rows] == [other.ids[:n] for other, n in zip(alone, (3, 12, 4, 6), strict=True)]
+
+    def test_a_row_grows_by_one_token_a_step(self, fresh: Callable[..., Any]) -> None:
+        loop = DecodeLoop(fresh(), slots=4)
+        rows = [_row(prompt, 5) for prompt in _PROMPTS]
+        for row in rows:
+            loop.add(row)
+        for n in range(1, 6):
+            ended = loop.step()
+            assert [len(row.ids) for row in rows] == [len(row.logprobs) for row in rows] == [n] * 4
+            assert ended == (rows if n == 5 else [])
+
+    def test_a_cancelled_row_frees_its_slot(self, fresh: Callable[..., Any]) -> None:
+        loop = DecodeLoop(fresh(), slots=1)
+        running, waiting, last = (_row(prompt) for prompt in _PROMPTS[:3])
+        for row in (running, waiting, last):
+            loop.add(row)
+        loop.step()
+        loop.cancel(running)
+        loop.cancel(waiting)
+        loop.step()
+        assert (running.finish, waiting.finish, last.finish) == ("cancelled", "cancelled", "")
+        assert (len(running.ids), len(waiting.ids), len(last.ids)) == (1, 0, 1)
+        loop.cancel(last)
+        assert loop.idle
+        assert loop.step() == []
+
+    def test_a_filter_says_which_tokens_may_come(self, fresh: Callable[..., Any]) -> None:
+        class Alternating:
+            """Odd and even tokens in turn."""
+
+            refused = 0
+
+            def apply(self, logits: Tensor) -> None:
+                logits[self.refused :: 2] = -torch.inf
+
+            def accept(self, token: int) -> None:
+                self.refused = token % 2
+
+        model = fresh()
+        free, bound = _row(_PROMPTS[1]), _row(_PROMPTS[1])
+        bound.filter = Alternating()
+        decode(model, [free, bound])
+        assert [token % 2 for token in bound.ids] == [1, 0] * 6 != [token % 2 for token in free.ids]
+        logits = model(torch.tensor([[*bound.prompt, *bound.ids]])).logits[0].log_softmax(-1).detach()
+        exact = [float(logits[len(bound.prompt) + i - 1, token]) for i, token in enumerate(bound.ids)]
+        assert bound.logprobs == pytest.approx(exact, abs=1e-4)

@@ -66,13 +66,12 @@ class TestGreedy:
         assert [reply.ids for reply in apart] == [reply.ids for reply in together]
         assert [reply.ids for reply in together[:3]] == [reply.ids for reply in reversed(together[3:])]
 
-    def test_prompts_of_like_length_share_a_batch(self, local: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-        batches: list[list[int]] = []
-        monkeypatch.setattr(
-            "shinan.models.local.decode", lambda _, rows: batches.append([len(row.prompt) for row in rows])
-        )
-        replace(local, batch_size=2).generate([Request(prompt="a" * n) for n in (3, 40, 5, 41, 4)])
-        assert batches == [[42, 41], [6, 5], [4]]  # with bos
+    def test_each_reply_is_told_as_it_ends(self, local: LocalGenerator) -> None:
+        told: list[int] = []
+        requests = [Request(TALKS[0], sampling=Sampling(n)) for n in (9, 3, 2, 5, 0)]
+        replies = replace(local, batch_size=2).generate(requests, lambda i, reply: told.append(i))
+        assert told == [1, 2, 0, 4, 3]
+        assert [len(reply.ids) for reply in replies] == [9, 3, 2, 5, 0]
 
 
 class TestStops:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shinan.core.errors import DataError
-from shinan.models.decode import Row, decode
+from shinan.models.decode import DecodeLoop, Row
 from shinan.models.generator import Completion, Done, Finish, Request
 from shinan.models.rendering import ChatFormat
 
 
 @dataclass(frozen=True, slots=True)
 class LocalGenerator:
-    """Continues requests with a causal LM, `batch_size` at a time.
+    """Continues requests with a causal LM, `batch_size` at a time: as one ends, the next begins.
 
     Attributes:
         name: the model's name, for provenance and logs.
@@ -29,18 +29,20 @@ class LocalGenerator:
     batch_size: int = 32
 
     def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
-        """See `Generator.generate`. Prompts of like length share a batch, so that little is padded.
+        """See `Generator.generate`; `done` is told of each reply in the step that ends it.
 
         Raises DataError for a request that asks nothing, or that the chat format cannot write.
         """
         rows = [self._row(request) for request in requests]
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), i))
+        index = {id(row): i for i, row in enumerate(rows)}
         replies: dict[int, Completion] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            decode(self.model, [rows[i] for i in batch])
-            for i in batch:
-                replies[i] = self._completion(requests[i], rows[i])
+        loop = DecodeLoop(self.model, slots=self.batch_size)
+        for row in rows:
+            loop.add(row)
+        while not loop.idle:
+            for row in loop.step():
+                i = index[id(row)]
+                replies[i] = self._completion(requests[i], row)
                 if done:
                     done(i, replies[i])
         return [replies[i] for i in range(len(rows))]
