@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shinan.models.checkpoint import load_model
-from shinan.models.decode import DecodeLoop, Row, decode, sample
+from shinan.models.decode import DecodeLoop, Row, decode
 from shinan.models.generator import Sampling
+from shinan.models.sampling import sample
 
 _PROMPTS = [[2, 40, 41, 42], [2, *range(50, 95)], [2, 99], [2, 7 + 8, 9 + 8, 11 + 8, 30, 31]]
 
