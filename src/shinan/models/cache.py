@@ -34,9 +34,10 @@ class Shape:
         """The shape of a transformers causal LM's cache."""
         config, weight = lm.config, lm.get_input_embeddings().weight
         heads = config.num_attention_heads
-        groups = getattr(config, "num_key_value_heads", None) or heads
+        # of the modules, for a config may say what its family does not do
+        times = next((m.num_key_value_groups for m in lm.modules() if hasattr(m, "num_key_value_groups")), 1)
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(config.num_hidden_layers, groups, size, weight.dtype, weight.device)
+        return cls(config.num_hidden_layers, heads // times, size, weight.dtype, weight.device)
 
     @property
     def token_bytes(self) -> int:

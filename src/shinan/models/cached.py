@@ -166,7 +166,7 @@ class Plan:
         dropout: float,
         window: int | None,
     ) -> Tensor:
-        """Attention of a layer, without dropout: query [1, h, t, d], key and value [1, g, t, d] -> [1, t, h, d]; fills the cache."""
+        """See `Attends`; without dropout. New keys and values go into the cache."""
         layer: int = module.layer_idx  # type: ignore[assignment]
         query, new = query[0], torch.cat([key, value])
         found = [
@@ -277,6 +277,11 @@ def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 
+def _flash(query: Tensor) -> bool:
+    """Whether there is a kernel that tells its log-sum-exps."""
+    return query.device.type == "cpu"
+
+
 def _part(
     query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scaling: float, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -284,7 +289,7 @@ def _part(
 
     Every query sees at least one key.
     """
-    if query.device.type == "cpu":
+    if _flash(query):
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return flash(query, keys, values, 0.0, causal, attn_mask=bias, scale=scaling)  # type: ignore[no-any-return]
     times = query.shape[1] // keys.shape[1]

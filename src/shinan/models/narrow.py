@@ -19,7 +19,7 @@ ROWS = 64  # up to so many it pays
 
 @contextmanager
 def narrow_products(model: nn.Module, rows: int) -> Iterator[None]:
-    """Inside, the linear maps of `model` take their weight as the left factor, where that is faster for so many rows."""
+    """Inside, the linear maps of `model` take their weight as the left factor, where so many rows gain by it."""
     turned = [module for module in model.modules() if _turns(module, rows)]
     for module in turned:
         module.__dict__["forward"] = partial(_turned, module)
