@@ -114,7 +114,7 @@ class Layout:
         kernel = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
         block_mask = self.block_mask(window)
         out = kernel(query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=groups > 1)
-        return cast(Tensor, out).transpose(1, 2)
+        return out.transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,5 +38,5 @@ def _turns(module: nn.Module, rows: int) -> bool:
 
 def _turned(module: nn.Module, x: Tensor) -> Tensor:
     weight, bias = module.weight, module.bias
-    found = (weight @ x.flatten(0, -2).T).T.contiguous()  # type: ignore[operator, union-attr]
+    found = (weight @ x.flatten(0, -2).T).T.contiguous()  # type: ignore[operator]
     return (found if bias is None else found + bias).view(*x.shape[:-1], -1)  # type: ignore[operator]
