@@ -16,7 +16,7 @@ from shinan.core.example import Message, Part, assistant, user
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
 from shinan.models.fake import FakeGenerator
-from shinan.models.generator import Completion, Generator, Request, Sampling
+from shinan.models.generator import Completion, Generator, Question, Request, Sampling
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
 
@@ -66,13 +66,12 @@ class TestGreedy:
         assert [reply.ids for reply in apart] == [reply.ids for reply in together]
         assert [reply.ids for reply in together[:3]] == [reply.ids for reply in reversed(together[3:])]
 
-    def test_prompts_of_like_length_share_a_batch(self, local: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-        batches: list[list[int]] = []
-        monkeypatch.setattr(
-            "shinan.models.local.decode", lambda _, rows: batches.append([len(row.prompt) for row in rows])
-        )
-        replace(local, batch_size=2).generate([Request(prompt="a" * n) for n in (3, 40, 5, 41, 4)])
-        assert batches == [[42, 41], [6, 5], [4]]  # with bos
+    def test_each_reply_is_told_as_it_ends(self, local: LocalGenerator) -> None:
+        told: list[int] = []
+        requests = [Request(TALKS[0], sampling=Sampling(n)) for n in (9, 3, 2, 5, 0)]
+        replies = replace(local, batch_size=2).generate(requests, lambda i, reply: told.append(i))
+        assert told == [1, 2, 0, 4, 3]
+        assert [len(reply.ids) for reply in replies] == [9, 3, 2, 5, 0]
 
 
 class TestStops:
@@ -211,3 +210,18 @@ class TestContract:
 
     def test_a_stop_string_in_the_prefill_is_not_one_of_the_reply(self, ask: Callable[..., Completion]) -> None:
         assert ask(messages=TALKS[0], prefill="a. b", stop=(". ",), n=2).text.startswith("a. b")
+
+    def test_each_option_is_judged(self, generator: Generator) -> None:
+        questions = [Question(TALKS[0], options=("one", "one two", "other")), Question(prompt="Say: ", options=("a",))]
+        judged = generator.score(questions)
+        assert [len(options) for options in judged] == [3, 1]
+        assert all(option.logprob < 0 < option.tokens for options in judged for option in options)
+        assert judged == generator.score(questions)
+        assert generator.score([]) == []
+
+    @pytest.mark.promise10
+    def test_an_empty_option_is_refused(self, generator: Generator) -> None:
+        with pytest.raises(DataError, match="question 2: option 3 is empty: no token is there to be likely or not"):
+            generator.score([Question(prompt="a", options=("b",)), Question(prompt="a", options=("b", "c", ""))])
+        with pytest.raises(DataError, match="question 1: it has no options\n  do this: give it at least one"):
+            generator.score([Question(prompt="a")])
