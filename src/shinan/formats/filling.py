@@ -60,6 +60,10 @@ class RowSandbox(Sandbox):
             return self.undefined(hint=f"there is no choice {argument!r}; they are 0 to {len(obj) - 1}")
         return super().getitem(obj, argument)
 
+    def fields(self, row: Row) -> dict[str, Any]:
+        """What a text over `row` sees by name: its fields, and Jinja's own functions (`range`, ...)."""
+        return self.globals | row
+
     def compiled(self, source: str) -> jinja2.Template:
         """`source` as a template. Raises ValueError in words for what is no Jinja."""
         try:
@@ -78,7 +82,7 @@ class Filling:
         template: the template's name.
         row: the row as read.
         where: the row's place.
-        fields: what the texts see by name.
+        fields: what the texts see by name; from `RowSandbox.fields`.
     """
 
     template: str
@@ -88,10 +92,17 @@ class Filling:
 
     def text(self, part: str, source: jinja2.Template) -> str:
         """The text that a source writes for the row. Raises FillingError; `part` says which text of the template."""
+        return self._sound(part, self._written(part, source))
+
+    def pieces(self, part: str, source: jinja2.Template, separator: str) -> list[str]:
+        """`text` cut at a separator, which may be one that no row can hold; the pieces are stripped."""
+        return [self._sound(part, piece.strip()) for piece in self._written(part, source).split(separator)]
+
+    def _written(self, part: str, source: jinja2.Template) -> str:
         written, size = [], 0
         try:
             # Not `generate`: it rewrites the traceback of a failure, which costs far more than the filling.
-            for chunk in source.root_render_func(source.new_context(self.fields)):
+            for chunk in source.root_render_func(source.new_context(self.fields, shared=True)):
                 written.append(chunk)
                 size += len(chunk)
                 if size > MAX_CHARS:
@@ -103,7 +114,9 @@ class Filling:
             self.refuse("forbidden", part, f"asks for what templates may not do: {error}", fix)
         except FAILURES as error:
             self.refuse("template_failed", part, f"fails: {error or type(error).__name__}")
-        text = "".join(written)
+        return "".join(written)
+
+    def _sound(self, part: str, text: str) -> str:
         if problem := fault(text):
             self.refuse("bad_text", part, f"holds {problem}")
         return text
@@ -114,7 +127,7 @@ class Filling:
             reason = "not_a_choice" if message.startswith("there is no choice") else "missing_field"
             self.refuse(reason, part, f"fails: {message}")
         keys = ", ".join(map(repr, list(self.row)[:12])) + (", …" if len(self.row) > 12 else "")
-        fix = nearest(match[1], self.row)
+        fix = nearest(match[1], self.row) or _MEND
         self.refuse("missing_field", part, f"needs the field {match[1]!r}, and the row has {keys or 'none'}", fix)
 
     def refuse(self, reason: str, part: str, what: str, fix: str = _MEND) -> NoReturn:

@@ -81,7 +81,7 @@ class PromptTemplate(Config):
             FillingError: a field that the row lacks, an output that is empty or no choice, a template that fails or
                 asks for what the sandbox forbids.
         """
-        filling = _Filling(self.name, row, where, {"row": row, **row})
+        filling = _Filling(self.name, row, where, _ENVIRONMENT.fields({"row": row, **row}))
         choices: list[str] = []
         if self.choices:
             choices = [choice.strip() for choice in filling.texts("choices", self.choices)]
