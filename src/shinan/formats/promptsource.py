@@ -135,6 +135,11 @@ class P3Template:
         """`DATASET/NAME`."""
         return f"{self.dataset}/{self.name}"
 
+    @property
+    def maker(self) -> str:
+        """Who makes its examples."""
+        return f"template:p3/{self.path}"
+
     def apply(
         self, row: Row, where: Where, *, seed: int = 0, licence: str = "unknown", source: str | None = None
     ) -> Example:
@@ -175,7 +180,7 @@ class P3Template:
             choices=tuple(choices),
             task=self.dataset,
             tags=self.tags,
-            provenance=Provenance(source or where.source, where.row, licence, f"template:p3/{self.path}"),
+            provenance=Provenance(source or where.source, where.row, licence, self.maker),
         )
 
 
@@ -272,4 +277,4 @@ def _compiled(part: str, source: str, limit: int | None) -> jinja2.Template:
     try:
         return _sandbox(limit).compiled(source.replace(_BARS, _CUT).replace(_WORD, _BARS))
     except ValueError as error:
-        raise ValueError(f"{part} is {error}") from None
+        raise ValueError(f"{part} is {str(error).replace(repr(_CUT[0]), repr(_BARS[0]))}") from None
