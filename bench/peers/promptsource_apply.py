@@ -38,11 +38,12 @@ def main() -> None:
         peer.env.filters["choice"] = lambda items: items[0]
         print(json.dumps({"parts": [[template.name, template.apply(row)] for template, row in work]}))
         return
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     written = sum(len(template.apply(row)[0]) for template, row in work)
-    seconds = time.perf_counter() - start
-    result = {"rows_per_second": len(work) / seconds, "rows": len(work), "characters": written}
-    print(json.dumps(result | {"promptsource": version("promptsource"), "jinja2": version("jinja2")}))
+    wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    result = {"rows_per_second": len(work) / wall, "rows_per_cpu_second": len(work) / cpu, "rows": len(work)}
+    versions = {name: version(name) for name in ("promptsource", "jinja2")}
+    print(json.dumps(result | {"characters": written} | versions))
 
 
 def pairs(case: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:

@@ -100,9 +100,11 @@ class Filling:
 
     def _written(self, part: str, source: jinja2.Template) -> str:
         written, size = [], 0
+        made = source.environment
         try:
-            # Not `generate`: it rewrites the traceback of a failure, which costs far more than the filling.
-            for chunk in source.root_render_func(source.new_context(self.fields, shared=True)):
+            # `generate` does the same and more: it copies all fields, and rewrites the traceback of a failure, which
+            # costs far more than the filling.
+            for chunk in source.root_render_func(made.context_class(made, self.fields, source.name, source.blocks)):
                 written.append(chunk)
                 size += len(chunk)
                 if size > MAX_CHARS:
