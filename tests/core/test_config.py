@@ -356,3 +356,13 @@ class TestFiles:
         path.write_bytes("name: caf\u00e9\n".encode("latin-1"))
         with pytest.raises(ConfigError, match=r"latin\.yaml: cannot read it: .*\n  do this: save it as UTF-8 text"):
             load_yaml(path)
+
+
+def test_named_tags_of_mappings_are_read_as_plain_ones_and_no_others() -> None:
+    text = "a: !Template {b: 1}\n"
+    document = parse_yaml(text, "t.yaml", ("!Template",))
+    assert document.data == {"a": {"b": 1}}
+    assert document.where(("a", "b")) == "t.yaml:1: a.b"
+    for more, mappings in ((text, ()), (text, ("!Other",)), ("a: !Template [1]\n", ("!Template",))):
+        with pytest.raises(ConfigError, match=r"t\.yaml:1: not valid YAML: (could not|expected a mapping node)"):
+            parse_yaml(more, "t.yaml", mappings)

@@ -96,8 +96,16 @@ else:
         """PyYAML built without libyaml."""
 
 
-def load_yaml(path: Path) -> Document:
-    """Parse a YAML file into data and line numbers.
+def _loader(mappings: Sequence[str]) -> type[_Loader]:
+    """The loader that reads mappings with these tags as plain ones."""
+    known = dict(_Rules.yaml_constructors)
+    for tag in mappings:
+        known[tag] = known[f"{_TAG}map"]
+    return type("_Loader", (_Loader,), {"yaml_constructors": known})
+
+
+def load_yaml(path: Path, mappings: Sequence[str] = ()) -> Document:
+    """Parse a YAML file into data and line numbers. `mappings` are tags (`!Name`) of mappings to read as plain ones.
 
     Raises ConfigError for a missing or unreadable file, broken YAML, or a key given twice (each with its line).
     """
@@ -112,15 +120,15 @@ def load_yaml(path: Path) -> Document:
         raise ConfigError([Problem(f"cannot read it: {error}", str(path), "save it as UTF-8 text")]) from None
     except ValueError as error:  # a NUL character in the name
         raise ConfigError([Problem(f"cannot read it: {error}", str(path), "name a readable file")]) from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), mappings)
 
 
-def parse_yaml(text: str, path: str = "<text>") -> Document:
+def parse_yaml(text: str, path: str = "<text>", mappings: Sequence[str] = ()) -> Document:
     """`load_yaml` for text already read."""
     document = Document(None, path)
     problems: list[Problem] = []
     try:
-        loader = _Loader(text)
+        loader = _loader(mappings)(text)
         try:
             node = loader.get_single_node()
             if node is not None:

@@ -14,71 +14,31 @@ so they run in Jinja's sandbox and reach nothing but the row; what a row says is
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import jinja2
-from jinja2.exceptions import SecurityError
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shinan.core.config import Config, load_yaml, validate
-from shinan.core.errors import DataError, nearest
 from shinan.core.example import Example, Message, Part, Provenance, assistant
-from shinan.core.sandbox import FAILURES, MAX_CHARS, Sandbox
-from shinan.formats.rows import Row, Where, fault, kind
+from shinan.formats.filling import Choices, Filling, RowSandbox
+from shinan.formats.rows import Row, Where
 
 SEPARATOR = "|||"
 """Stands between choices, or between accepted outputs, that one text lists."""
 
-_MISSING = re.compile(r"'(.+)' is undefined")
-
-
-class _Choices(list[str]):
-    """The choices as a template sees them. A negative index, the common mark of unlabelled rows, is no choice."""
-
-
-class _RowSandbox(Sandbox):
-    """The sandbox of prompt templates: strict about what a row lacks, and about what can be printed."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_printed
-        )
-        # Jinja's own `tojson` escapes <, > and & for HTML.
-        self.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        if isinstance(obj, _Choices) and not isinstance(argument, slice) and argument not in range(len(obj)):
-            return self.undefined(hint=f"there is no choice {argument!r}; they are 0 to {len(obj) - 1}")
-        return super().getitem(obj, argument)
-
-
-def _printed(value: Any) -> Any:
-    """What `{{ }}` may print. Refuses what Python would print as `None`, `nan`, `['a']` or `<built-in method ...>`."""
-    if isinstance(value, str | int | jinja2.Undefined) or (isinstance(value, float) and value == value):
-        return value
-    raise jinja2.TemplateRuntimeError(f"cannot print {kind(value)}; see Jinja's default, join, tojson and string")
-
-
-_ENVIRONMENT = _RowSandbox()
+_ENVIRONMENT = RowSandbox(keep_trailing_newline=True)
 
 
 @lru_cache(maxsize=1024)
 def _compile(source: str) -> jinja2.Template:
-    return _ENVIRONMENT.from_string(source)
+    return _ENVIRONMENT.compiled(source)
 
 
 def _compiles(source: str) -> str:
-    try:
-        _compile(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"not a valid template, line {error.lineno} of the text: {error.message}") from None
-    except FAILURES as error:  # nested too deeply, or a number of too many digits
-        raise ValueError(f"not a valid template: {error}") from None
+    _compile(source)
     return source
 
 
@@ -118,24 +78,25 @@ class PromptTemplate(Config):
             licence: the source's licence.
 
         Raises:
-            DataError: a field that the row lacks, an output that is empty or no choice, a template that fails or asks
-                for what the sandbox forbids.
+            FillingError: a field that the row lacks, an output that is empty or no choice, a template that fails or
+                asks for what the sandbox forbids.
         """
-        filling = _Filling(self.name, row, str(where), {"row": row, **row})
+        filling = _Filling(self.name, row, where, _ENVIRONMENT.fields({"row": row, **row}))
         choices: list[str] = []
         if self.choices:
             choices = [choice.strip() for choice in filling.texts("choices", self.choices)]
-            filling.fields["choices"] = _Choices(choices)
-            filling.check(
-                "choices", len(choices) > 1 and len(set(choices)) == len(choices), "must be two or more, all different"
-            )
-        instruction = filling.text("instruction", self.instruction).strip("\n")
-        asked = filling.text("input", self.input).strip("\n")
-        filling.check("input", bool(instruction.strip() or asked.strip()), "is empty")
+            filling.fields["choices"] = Choices(choices)
+            if len(choices) < 2 or len(set(choices)) < len(choices):
+                filling.refuse("bad_choices", "choices", "must be two or more, all different")
+        instruction = filling.written("instruction", self.instruction).strip("\n")
+        asked = filling.written("input", self.input).strip("\n")
+        if not (instruction.strip() or asked.strip()):
+            filling.refuse("empty", "input", "is empty")
         targets = filling.texts("output", self.output)
         if choices:
             targets = [target.strip() for target in targets]
-            filling.check("output", set(targets) <= set(choices), f"is none of the choices: {targets}")
+            if not set(targets) <= set(choices):
+                filling.refuse("not_a_choice", "output", f"is none of the choices: {targets}")
         parts = (Part(instruction, "instruction"), Part(asked, "input"))
         return Example(
             (Message("user", tuple(part for part in parts if part.text.strip())), assistant(targets[0])),
@@ -147,58 +108,24 @@ class PromptTemplate(Config):
         )
 
 
-@dataclass(slots=True)
-class _Filling:
-    """One row being filled into one template's texts."""
+class _Filling(Filling):
+    """One row being filled into one template's texts, lists of them too."""
 
-    template: str
-    row: Row
-    where: str
-    fields: dict[str, Any]
-
-    def check(self, part: str, holds: bool, what: str) -> None:
-        """Raise DataError unless it holds."""
-        if not holds:
-            self._refuse(part, what, "correct the row or the template")
+    def written(self, part: str, source: str) -> str:
+        """The text that a source writes for the row."""
+        return self.text(part, _compile(source))
 
     def texts(self, part: str, sources: list[str]) -> list[str]:
         """The texts of a list. A text with the separator is split, and its pieces stripped."""
         found = []
-        for text in (self.text(part, source) for source in sources):
+        for text in (self.written(part, source) for source in sources):
             if SEPARATOR in text and SEPARATOR in repr(self.row):
-                self._refuse(part, f"cannot be split, as the row itself has {SEPARATOR!r}", "take this row out")
+                what = f"cannot be split, as the row itself has {SEPARATOR!r}"
+                self.refuse("ambiguous_bars", part, what, "take this row out")
             found += [piece.strip() for piece in text.split(SEPARATOR)] if SEPARATOR in text else [text]
-        self.check(part, all(text.strip() for text in found), "is empty")
+        if not all(text.strip() for text in found):
+            self.refuse("empty", part, "is empty")
         return found
-
-    def text(self, part: str, source: str) -> str:
-        """The text that a source writes for the row."""
-        written, size = [], 0
-        try:
-            for chunk in _compile(source).generate(self.fields):
-                written.append(chunk)
-                size += len(chunk)
-                self.check(part, size <= MAX_CHARS, f"is longer than {MAX_CHARS} characters")
-        except jinja2.UndefinedError as error:
-            self._refuse_undefined(part, error.message or "a field is missing")
-        except SecurityError as error:
-            self._refuse(part, f"asks for what templates may not do: {error}", "use the row's fields only")
-        except FAILURES as error:
-            self._refuse(part, f"fails: {error or type(error).__name__}", "correct the row or the template")
-        text = "".join(written)
-        self.check(part, not (problem := fault(text)), f"holds {problem}")
-        return text
-
-    def _refuse_undefined(self, part: str, message: str) -> NoReturn:
-        match = _MISSING.fullmatch(message)
-        if match is None:
-            self._refuse(part, f"fails: {message}", "correct the row or the template")
-        keys = ", ".join(map(repr, list(self.row)[:12])) + (", …" if len(self.row) > 12 else "")
-        fix = nearest(match[1], self.row)
-        self._refuse(part, f"needs the field {match[1]!r}, and the row has {keys or 'none'}", fix)
-
-    def _refuse(self, part: str, what: str, fix: str) -> NoReturn:
-        raise DataError(f"template {self.template!r}: {part} {what}", where=self.where, fix=fix)
 
 
 class _TemplateFile(Config):
