@@ -23,8 +23,8 @@ language of the data):
         inverted: [...]
 
 Texts are Jinja (see `formats.template`) over the shape's fields and, where they apply, `answer` (how the reply says
-it), `words` (the possible answers), `options` (the same as a block that begins with its own line break; empty where they
-are not shown), `label` (the right label's name, whatever the language) and `gap` (one or two line breaks).
+it), `words` (the possible answers), `options` (the same as a block that begins with its own line break; empty where
+they aren't shown), `label` (the right label's name, whatever the language) and `gap` (one or two line breaks).
 """
 
 from __future__ import annotations

@@ -142,6 +142,9 @@ def reading(
     return Reading(shape, columns, values, by_value, tuple(label for label in used if label in by_value.values()))
 
 
+_ONE_COLUMN = "name one column; `choices` may have one for each, `entities` two, and a text may be made by Jinja"
+
+
 def _column_faults(shape: TemplateSet, columns: Mapping[str, Columns], values: Mapping[str, str]) -> list[Problem]:
     problems = []
     for where, given in (("fields", columns), ("values", values)):
@@ -158,7 +161,7 @@ def _column_faults(shape: TemplateSet, columns: Mapping[str, Columns], values: M
         if name in values and spec.kind != "text":
             problems.append(Problem(f"{name!r} is not a text", f"values {name}", "name its column under `fields`"))
         if problem := _columns_fault(columns.get(name, ""), spec):
-            problems.append(Problem(problem, f"fields {name}", "see the table of shapes in the README"))
+            problems.append(Problem(problem, f"fields {name}", _ONE_COLUMN))
     return problems
 
 

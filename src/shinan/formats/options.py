@@ -28,6 +28,7 @@ _SERIES: dict[str, Sequence[str]] = {
     "ア": "アイウエオカキクケコサシスセソタチツテトナニヌネノハヒフヘホ",
     "①": "①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳",
 }
+_BRACKETS, _STOPS = "([（【", ".):．："
 _CLOSED = tuple(".;:!?。！？…")
 
 
@@ -92,9 +93,10 @@ class Look:
         return "\n".join([*filter(None, [self.head]), self.between.join(items)])
 
     def answer(self, words: Sequence[str], right: int) -> str:
-        """How the reply names the right option."""
+        """How the reply names the right option: `(B)`, `B` where the marker is `B. `, or the option itself."""
         named = _series(self.marker) and len(words) <= len(_SERIES[_series(self.marker)])
-        return self._marker(right, len(words)).strip() if named else words[right]
+        marker = self._marker(right, len(words)).strip()
+        return (marker if marker[0] in _BRACKETS else marker.rstrip(_STOPS)) if named else words[right]
 
     def _marker(self, index: int, count: int) -> str:
         first = _series(self.marker)
