@@ -1,6 +1,6 @@
 """Building instruction data. Importing this registers the builders."""
 
-from shinan.build import collection, files, p3
+from shinan.build import collection, files, flan, p3
 from shinan.build.distil import alpaca, answer, dialogue, domain, evolve, magpie, unnatural
 from shinan.build.improve import backtranslate, choose, self_instruct, self_play
 
@@ -14,6 +14,7 @@ __all__ = [
     "domain",
     "evolve",
     "files",
+    "flan",
     "magpie",
     "p3",
     "self_instruct",

@@ -76,13 +76,16 @@ def _raise(error: DataError) -> None:
     raise error
 
 
-def read_rows(path: str | Path, refuse: Callable[[DataError], None] = _raise) -> Iterator[tuple[Where, Row]]:
+def read_rows(
+    path: str | Path, refuse: Callable[[DataError], None] = _raise, *, ending: str = ""
+) -> Iterator[tuple[Where, Row]]:
     """The rows of a file, each with its place, read as they are asked for (a .json file is read whole).
 
     Args:
         path: a .jsonl, .json (a list, or `{"data": [...]}`), .csv, .tsv or .parquet file, each also with .gz; or a
             hub dataset, `hub:OWNER/NAME[:CONFIG][/SPLIT]` (split `train` unless said).
         refuse: called with the error of each row that cannot be used, and reading goes on. The default raises it.
+        ending: read the file as if its name ended so, `.jsonl` for one.
 
     Raises:
         DataError: a file that is missing, empty, damaged or of an unknown kind, or a row that cannot be used.
@@ -93,7 +96,7 @@ def read_rows(path: str | Path, refuse: Callable[[DataError], None] = _raise) ->
         yield from _checked(name, ((None, row) for row in hub_rows(name)), refuse)
         return
     try:
-        reader = _reader(Path(path))
+        reader = _reader(Path(path), ending)
         with _open(Path(path)) as stream:
             yield from _checked(name, reader(stream), refuse)
     except _MalformedError as bad:
@@ -109,7 +112,7 @@ def _open(path: Path) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _reader(path: Path) -> Callable[[io.BufferedIOBase], _Read]:
+def _reader(path: Path, ending: str) -> Callable[[io.BufferedIOBase], _Read]:
     """The reader for the file's ending. Raises DataError if the file is not there or of an unknown kind."""
     if path.is_dir():
         readable = _readable(path)
@@ -120,7 +123,7 @@ def _reader(path: Path) -> Callable[[io.BufferedIOBase], _Read]:
         if path.parent.is_dir():
             fix = nearest(path.name, _readable(path.parent)) or "check the name"
         raise DataError("no such file", where=str(path), fix=fix)
-    return _of_kind(_ending(path), _READERS, path)
+    return _of_kind(ending or _ending(path), _READERS, path)
 
 
 def _readable(folder: Path) -> list[str]:
