@@ -132,6 +132,7 @@ def import_rooms() -> None:
     """Import the modules whose components recipes may name, so that they are registered."""
     import shinan.build.collection
     import shinan.build.files
+    import shinan.build.natural_instructions
     import shinan.curate.checks
     import shinan.curate.duplicates
     import shinan.scorers.exact
