@@ -164,6 +164,9 @@ def test_a_limit_takes_one_of_each_task_then_a_second(folder: str) -> None:
     assert counts(limit=10, instances_per_task=2) == [2, 2, 2, 2]
     four = {row.row for row in kept(folder, split="all", limit=4)}
     assert four == {row.row for row in kept(folder, split="all", instances_per_task=1)}
+    Path(folder, "b.json").write_text(json.dumps(version_2(Instances=["x"])), "utf-8")
+    assert counts(limit=9) == [3, 3, 3]
+    assert [reason for _, reason, _ in dropped(folder, split="all", limit=1)] == ["wrong_type"]
 
 
 def test_the_mix_and_the_wordings_are_drawn_for_each_instance() -> None:

@@ -93,7 +93,8 @@ def natural_instructions(
         heldout_categories: instead of the twelve of Super-NaturalInstructions.
         tasks: names of the tasks to take, a file's name without its ending (default: all).
         instances_per_task: take at most this many instances of each task; which ones depends on no other task.
-        limit: take at most this many in all: one of each task, then a second of each, and so on.
+        limit: take at most this many in all: one of each task, then a second of each, and so on; fewer where a task has
+            none left that fits.
         encoding: what is shown of a task, joined by `+`: `definition`, version 1's `title`, `prompt`, `avoid` and
             `caution`, `2 positive`, `2 negative` (examples), `explanations`. Or `tk_instruct`: one of Tk-Instruct's
             five, drawn for each instance.
@@ -118,7 +119,8 @@ def natural_instructions(
     check_names(heads, side, heldout_categories, tasks)
     chosen = [head for head in heads if head.path in side and (tasks is None or head.name in tasks)]
     shares = _shares(seed, [head for head in chosen if side[head.path].keep], instances_per_task, limit)
-    maker = _Maker(seed, encoding, layout, wordings, _budget(tokenizer, max_tokens), licence)
+    encodings = TK_INSTRUCT if encoding == _MIX else (Encoding.parse(encoding),)
+    maker = _Maker(seed, encodings, layout, wordings, _budget(tokenizer, max_tokens), licence)
     tally = Tally()
     for head in chosen:
         verdict = side[head.path]
@@ -175,7 +177,8 @@ def _shares(seed: int, heads: Sequence[Head], most: int | None, limit: int | Non
     if limit is None:
         return {head.path: most for head in heads}
     shares = dict.fromkeys((head.path for head in heads), 0)
-    waiting = sorted(heads, key=lambda head: derive_seed(seed, f"{WHERE}/task", head.name))
+    usable = [head for head in heads if head.usable]
+    waiting = sorted(usable, key=lambda head: derive_seed(seed, f"{WHERE}/task", head.name))
     while limit and waiting:
         for head in waiting[:limit]:
             shares[head.path] += 1
@@ -197,7 +200,7 @@ class _Maker:
     """Makes the rows. What is drawn for one depends on the seed, the task's name and the instance's place alone."""
 
     seed: int
-    encoding: str
+    encodings: Sequence[Encoding]
     layout: Layout
     wordings: int
     fits: Callable[[str], bool]
@@ -205,7 +208,7 @@ class _Maker:
 
     def make(self, head: Head, task: Task, instance: Instance) -> Judged:
         """The row of an instance, or the verdict against it."""
-        encoding = self._encoding(task, instance)
+        encoding = self._draw("encoding", task, instance, self.encodings)
         wording = self._wording(task, instance, encoding)
         try:
             encoded = encode(task, instance, encoding, wording, self.fits)
@@ -236,11 +239,6 @@ class _Maker:
             return made, Verdict.drop("no_instruction", what, BY)
         return made if encoded.fits else (made, Verdict.drop("over_budget", "too long without any example", BY))
 
-    def _encoding(self, task: Task, instance: Instance) -> Encoding:
-        if self.encoding == _MIX:
-            return self._draw("encoding", task, instance, TK_INSTRUCT)
-        return Encoding.parse(self.encoding)
-
     def _wording(self, task: Task, instance: Instance, encoding: Encoding) -> Wording:
         if self.layout == "tk_instruct":
             return self._draw("wording", task, instance, WORDINGS[: self.wordings])
@@ -249,12 +247,14 @@ class _Maker:
         return V1_EXPLAINED if encoding.explanations else V1
 
     def _draw(self, what: str, task: Task, instance: Instance, options: Sequence[T]) -> T:
+        if len(options) == 1:
+            return options[0]
         return options[derive_seed(self.seed, f"{WHERE}/{what}", task.name, instance.row) % len(options)]
 
 
 def _rows(head: Head, most: int | None, maker: _Maker) -> Iterator[Judged]:
     """The rows of a file in its order: every faulty instance, and `most` good ones, drawn by seed."""
-    if most == 0:
+    if most == 0 and head.usable:
         return
     try:
         task = read_task(head.path)
