@@ -1,6 +1,6 @@
 """Building instruction data. Importing this registers the builders."""
 
-from shinan.build import collection, files, flan, p3
+from shinan.build import collection, files, flan, natural_instructions, p3
 from shinan.build.distil import alpaca, answer, dialogue, domain, evolve, magpie, unnatural
 from shinan.build.improve import backtranslate, choose, self_instruct, self_play
 
@@ -16,6 +16,7 @@ __all__ = [
     "files",
     "flan",
     "magpie",
+    "natural_instructions",
     "p3",
     "self_instruct",
     "self_play",

@@ -219,14 +219,15 @@ def _number(text: str) -> float | _Refused:
     return value if math.isfinite(value) else _Refused(f"{text[:40]} is too large a number")
 
 
-_DECODER = json.JSONDecoder(
+DECODER = json.JSONDecoder(
     object_pairs_hook=_pairs, parse_float=_number, parse_constant=lambda name: _Refused(f"{name} is not JSON")
 )
+"""JSON as it is read here: what is not accepted stays in the value, where `fault` finds it."""
 
 
 def _parse(data: bytes) -> Any:
     try:
-        return _DECODER.decode(_decode(data))
+        return DECODER.decode(_decode(data))
     except json.JSONDecodeError as error:
         bad = _MalformedError(f"not valid JSON at column {error.colno}: {error.msg}", line=error.lineno)
         if "Extra" in error.msg:
