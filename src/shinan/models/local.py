@@ -47,7 +47,7 @@ class LocalGenerator:
 
     def _row(self, request: Request) -> Row:
         tokenizer = self.chat.tokenizer
-        if request.role == "user":
+        if request.as_user:
             prompt: Sequence[int] = self.chat.render_question(request.messages)
         elif request.messages:
             prompt = self.chat.render_prompt(request.messages, request.prefill)
