@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from shinan.build.prompts import PLAIN, Prompt
 from shinan.build.teachers import Model, as_teacher
@@ -138,10 +138,10 @@ class Author:
         stop: Sequence[str] = (),
         parents: Sequence[str] = (),
         sample: int = 0,
-        role: Literal["assistant", "user"] = "assistant",
+        as_user: bool = False,
     ) -> Ask:
-        """Plan a call that asks what turns ask, as they stand; or, with the role `user`, for the next question."""
-        plan = Request(stop=tuple(stop), sampling=sampling, sample=sample, role=role)
+        """Plan a call that asks what turns ask, as they stand; or, `as_user`, one for the user's next turn."""
+        plan = Request(stop=tuple(stop), sampling=sampling, sample=sample, as_user=as_user)
         return self._plan(PLAIN, turns, key, plan, parents)
 
     def _plan(

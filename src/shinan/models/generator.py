@@ -35,8 +35,8 @@ class Request:
         sampling: how to draw.
         seed: every random draw of this request comes from it, whatever else is in the batch.
         sample: tells several draws for the same prompt apart (best-of-n); 0 for the first.
-        role: whose turn is to be written: the assistant's, or (`user`) the next question, after any messages that end
-            with a reply or a system turn, or after none.
+        as_user: write the user's next turn and not a reply: after messages that end with a reply or a system turn, or
+            after none.
     """
 
     messages: tuple[Message, ...] = ()
@@ -47,7 +47,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     sample: int = 0
-    role: Literal["assistant", "user"] = "assistant"
+    as_user: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class LocalGenerator:
         return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
 
     def _row(self, request: Request) -> Row:
-        if request.role == "user":
+        if request.as_user:
             prompt: Sequence[int] = self.chat.render_question(request.messages)
         elif request.messages:
             prompt = self.chat.render_prompt(request.messages, request.prefill)

@@ -20,14 +20,14 @@ from tests.build.rows import kept, reasons
 
 def script(*instructions: str, answer: str = "An answer.") -> FakeGenerator:
     texts = iter(instructions)
-    return FakeGenerator(lambda request: next(texts) if request.role == "user" else answer)
+    return FakeGenerator(lambda request: next(texts) if request.as_user else answer)
 
 
 def test_questions_are_drawn_from_nothing_and_answered_greedily() -> None:
     fake = script("What is a wren?", "How do owls hear?")
     rows = kept(magpie(1, teacher=fake, draws=2))
     asking, answering = fake.requests[:2], fake.requests[2:]
-    assert [(request.messages, request.role, request.stop) for request in asking] == [((), "user", ("\n",))] * 2
+    assert [(request.messages, request.as_user, request.stop) for request in asking] == [((), True, ("\n",))] * 2
     # the authors' scripts: temperature 1, top_p 1, 2,048 tokens for instructions; 0 and 4,096 for answers
     assert [request.sampling for request in asking] == [Sampling(2048, 1.0)] * 2
     assert [request.sampling for request in answering] == [Sampling(4096)] * 2
@@ -71,6 +71,6 @@ def test_the_markers_are_those_of_a_rendered_conversation(tiny_decoder: Path, na
 def test_a_real_model_fills_them(tiny_decoder: Path) -> None:
     chat = chat_format("gemma", Tokenizer.load(tiny_decoder))
     local = LocalGenerator("tiny", load_model(tiny_decoder, torch.float32), chat)
-    [reply] = local.generate([Request(role="user", sampling=Sampling(4, 1.0), seed=3)])
+    [reply] = local.generate([Request(as_user=True, sampling=Sampling(4, 1.0), seed=3)])
     assert reply.new_tokens > 0
     assert reply.prompt_tokens == len(chat.render_question())

@@ -66,7 +66,7 @@ def magpie(
             return
         numbers = range(start, min(draws, start + TOGETHER))
         found: list[tuple[int, Reply]] = []
-        asks = [author.put(before, number, sampling=drawing, stop=STOP, role="user") for number in numbers]
+        asks = [author.put(before, number, sampling=drawing, stop=STOP, as_user=True) for number in numbers]
         for number, reply in zip(numbers, author.answers(asks), strict=True):
             if verdict := _no_instruction(reply, seen, guard=guard, language=language):
                 yield author.drop(author.row(reply, [user(reply.text.strip())]), verdict)
