@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shinan.cli import chat, check, clean, compare, doctor, evaluate, models, new, peek, report, run, trace
+from shinan.cli import chat, check, clean, compare, doctor, evaluate, ledger, models, new, peek, report, run, trace
 from shinan.core.errors import ShinanError
 from shinan.version import __version__
 
@@ -26,6 +26,7 @@ _COMMANDS = (
     "chat",
     "eval",
     "compare",
+    "ledger",
     "doctor",
     "clean",
 )
@@ -82,6 +83,7 @@ app.command("report")(report.report)
 app.command("chat")(chat.chat)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("ledger")(ledger.ledger)
 app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)
 

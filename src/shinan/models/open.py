@@ -86,7 +86,9 @@ def open_local(folder: Path, chat: str | None, batch_size: int = 32) -> Generato
     name = chat or card.chat or ("tokenizer" if tokenizer.chat_template else None)
     if name is None:
         what = f"{card.name} is a base model: it goes on with a text, and was not tuned to answer in any chat format"
-        raise ModelError(what, where=str(folder), fix="tune it first, or name a chat format all the same, e.g. alpaca")
+        raise ModelError(
+            what, where=str(folder), fix="tune it first, or name a chat format all the same (--format alpaca)"
+        )
     format_ = chat_format(name, tokenizer)
     device = default_device()
     model = load_model(folder, probe_dtype(device)).to(device)

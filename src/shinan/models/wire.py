@@ -13,6 +13,7 @@ from shinan.models.endpoint import Endpoint
 from shinan.models.generator import Completion, Finish, Likelihood, Request
 
 Json = dict[str, Any]
+_MOST_TOKENS = 10**9  # of one call; who tells of more is not believed
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
@@ -129,7 +130,9 @@ def usage_of(answer: Json) -> Usage:
     """Tokens of all replies of an answer together."""
     stated = answer.get("usage")
     counts = [stated.get(name) if isinstance(stated, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
-    return Usage(*(n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 0 for n in counts))
+    return Usage(
+        *(n if isinstance(n, int) and not isinstance(n, bool) and 0 < n <= _MOST_TOKENS else 0 for n in counts)
+    )
 
 
 def shares(usage: Usage, parts: int) -> list[Usage]:
@@ -175,7 +178,11 @@ def _logprobs(choice: Json) -> tuple[float, ...]:
     content = stated.get("content")
     values = [token.get("logprob") for token in content if isinstance(token, dict)] if isinstance(content, list) else []
     values = values or stated.get("token_logprobs") or []
-    return tuple(values) if isinstance(values, list) and all(isinstance(v, float | int) for v in values) else ()
+    return tuple(values) if isinstance(values, list) and all(map(_is_logprob, values)) else ()
+
+
+def _is_logprob(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and -1e9 < value < 1e9  # no NaN nor infinity
 
 
 def echo_body(prompt: str, option: str, endpoint: Endpoint) -> Json:
@@ -206,13 +213,15 @@ def likelihood_of(answer: Json, prompt: str, option: str) -> Likelihood:
             for token, logprob, top, start in zip(tokens, logprobs, tops, starts, strict=True)
             if start < end and start + len(token) > begin
         ]
-        total = sum(logprob for _, logprob, _ in mine)
-        greedy = all(logprob >= max(top.values()) for _, logprob, top in mine)
+        if not all(_is_logprob(logprob) for _, logprob, _ in mine):
+            raise TypeError
+        total = float(sum(logprob for _, logprob, _ in mine))
+        greedy = all(bool(logprob >= max(top.values())) for _, logprob, top in mine)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise _wrong("no log-probabilities of the prompt (echo)") from None
     if not mine:
         raise _wrong("the option's tokens are not among those of the answer")
-    return Likelihood(float(total), len(mine), greedy)
+    return Likelihood(total, len(mine), greedy)
 
 
 def models_of(answer: Json) -> list[str]:
