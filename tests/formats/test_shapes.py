@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.workloads import data_folder
 from shinan import formats
-from shinan.core.errors import ConfigError, DataError, ShinanError
+from shinan.core.errors import ConfigError, DataError, RunError, ShinanError
 from shinan.core.example import Example, Message, Part, PartKind, Provenance, Role, assistant, system, user
 from shinan.formats import SHAPES, detect
 
@@ -105,6 +106,16 @@ GOOD = {
         {"prompt": "What color is the sky?", "completion": "It is blue."},
         Example((*COLOUR, BLUE)),
     ),
+    "seed task": (
+        "seed_task",
+        {"id": "seed_task_1", "name": "add", "instruction": "Add.", "instances": [{"input": "1 + 1", "output": "2"}]},
+        Example((ASKED, assistant("2"))),
+    ),
+    "seed task of classification": (
+        "seed_task",
+        {"instruction": "Add.", "instances": [{"input": "1 + 1", "output": "2"}], "is_classification": True},
+        Example((ASKED, assistant("2")), tags={"classification": "yes"}),
+    ),
 }
 
 
@@ -127,6 +138,13 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
         {"instruction": "a", "output": "b", "history": [["c", "d"]]},
         "'history' in a row of shape alpaca is not read",
     ),
+    (
+        "seed_task",
+        {"instruction": "a", "instances": [{"output": "b"}, {"output": "c"}]},
+        "'instances' has 2 entries, the first with the keys 'output'",
+    ),
+    ("seed_task", {"instruction": "a", "instances": [{}]}, "'instances' has 1 entries, the first with the keys none"),
+    ("seed_task", {"instruction": 3, "instances": [{"output": "b"}]}, "'instruction' is a number, not text"),
     ("openai", {"messages": []}, "'messages' is empty, not a list of messages"),
     ("openai", {"messages": "hi"}, "'messages' is text, not a list of messages"),
     ("openai", {"messages": ["hi"]}, "'messages' is a list of other things, not a list of messages"),
@@ -195,7 +213,8 @@ def test_detect_names_the_keys_when_it_cannot_tell() -> None:
     assert str(unknown.value) == (
         "f:1: the row's keys fit no shape (keys: 'question', 'answer')\n"
         "  do this: rename the fields, or use a template. Shapes and keys: alpaca: instruction, output; "
-        "openai: messages; sharegpt: conversations; preference: chosen, rejected; completion: prompt, completion"
+        "openai: messages; sharegpt: conversations; preference: chosen, rejected; completion: prompt, completion; "
+        "seed_task: instruction, instances"
     )
     with pytest.raises(DataError, match=r"fit openai and preference .*\n  do this: say which with `shape`"):
         detect({"messages": [], "chosen": [], "rejected": []})
@@ -307,6 +326,18 @@ def test_what_a_shape_writes_reads_back_as_the_same_conversation(shape: str, exa
     back = SHAPES[shape].to_example(json.loads(json.dumps(row)), "f:1")
     for one, other in ((back.messages, example.messages), (back.rejected, example.rejected)):
         assert [(m.role, m.text, m.trained) for m in one] == [(m.role, m.text, m.trained) for m in other]
+
+
+def test_the_published_seeds_can_be_read() -> None:
+    """175 tasks, 26 of them classification, 50 without input (counted in the file)."""
+    try:
+        path = data_folder() / "self_instruct" / "seed_tasks.jsonl"
+    except RunError as error:
+        pytest.skip(str(error))
+    rows = formats.read(path)
+    assert len(rows) == 175
+    assert sum(row.tags["classification"] == "yes" for row in rows) == 26
+    assert sum(len(row.messages[0].parts) == 1 for row in rows) == 50
 
 
 # ---- files ----

@@ -8,6 +8,7 @@
 | preference | `{"prompt", "chosen", "rejected"}`: texts or lists of messages; or, without a prompt, two     |
 |            | whole conversations that differ in the last reply                                             |
 | completion | `{"prompt", "completion"}`                                                                    |
+| seed_task  | `{"instruction", "instances": [{"input", "output"}][, "is_classification"]}`: one instance    |
 
 A shape never loses content in silence: what it cannot hold is an error on both ways.
 """
@@ -281,6 +282,15 @@ def _from_completion(row: Row, where: str) -> Example:
     return Example((user(prompt), assistant(completion)))
 
 
+def _from_seed_task(row: Row, where: str) -> Example:
+    instances, kind_ = _items(row["instances"], "'instances'", where), row.get("is_classification")
+    if len(instances) > 1 or "output" not in instances[0]:
+        what = f"'instances' has {len(instances)} entries, the first with the keys {_list(instances[0])}"
+        raise DataError(what, where=where, fix="give one instance with 'input' and 'output' a row")
+    example = _from_alpaca({"instruction": row["instruction"], **instances[0]}, where)
+    return example if kind_ is None else replace(example, tags={"classification": "yes" if kind_ else "no"})
+
+
 # ---- writing ----
 
 
@@ -361,6 +371,15 @@ def _to_completion(example: Example) -> Row:
     return {"prompt": example.messages[0].text, "completion": example.messages[1].text}
 
 
+def _to_seed_task(example: Example) -> Row:
+    _holds(example, "seed_task")
+    if [message.role for message in example.messages] != ["user", "assistant"]:
+        raise _unfit(example, "seed_task", "holds one user turn and one reply")
+    row, kind_ = _to_alpaca(example), example.tags.get("classification")
+    task = {"instruction": row.pop("instruction"), "instances": [row]}
+    return task if kind_ is None else task | {"is_classification": kind_ == "yes"}
+
+
 SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
@@ -369,5 +388,6 @@ SHAPES: dict[str, Shape] = {
         Shape("sharegpt", ("conversations",), ("tools", "system"), _from_sharegpt, _to_sharegpt),
         Shape("preference", ("chosen", "rejected"), ("tools", "system"), _from_preference, _to_preference),
         Shape("completion", ("prompt", "completion"), ("system",), _from_completion, _to_completion),
+        Shape("seed_task", ("instruction", "instances"), (), _from_seed_task, _to_seed_task),
     )
 }

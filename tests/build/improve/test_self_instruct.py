@@ -334,3 +334,17 @@ def test_a_budget_of_zero_and_seeds_that_are_none_get_a_sentence() -> None:
         bind("build", "self_instruct", {"teacher": "tiny:decoder", "budget": 0})
     with pytest.raises(DataError, match="no seed is left"):
         run(FakeGenerator(), [])
+
+
+def test_rows_can_be_written_in_the_forms_of_the_reference() -> None:
+    def texts(*, encode: bool) -> list[str]:
+        rows = run(FakeGenerator(Script(" Paint a sign for the baker")), instructions=1, encode=encode)
+        return [row.messages[0].text for row in kept(rows)]
+
+    assert texts(encode=False) == [
+        "Paint a sign for the baker\n\nPlace: the mill",
+        "Paint a sign for the baker\n\nPlace: the inn",
+    ]
+    encoded = texts(encode=True)
+    assert encoded == texts(encode=True) != texts(encode=False)
+    assert all("Paint a sign for the baker" in text and "the" in text for text in encoded)

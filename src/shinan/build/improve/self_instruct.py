@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 
 from shinan.build.author import Ask, Author, Reply
 from shinan.build.faults import foreign, unusable
+from shinan.build.improve.encodings import encoded
 from shinan.build.improve.instances import Instance, input_first, judge, output_first
 from shinan.build.instructions import Seed, as_messages, one_line, seeds_of, unmarked, unsuitable
 from shinan.build.prompts import Prompt
@@ -78,6 +79,7 @@ def self_instruct(
     requests: PositiveInt = 5,
     instances: PositiveInt = 5,
     classification_only: bool = False,
+    encode: bool = False,
 ) -> Iterator[Judged]:
     """Tasks that a model proposes after the pattern of the rows, with instances that it writes itself.
 
@@ -97,6 +99,7 @@ def self_instruct(
         requests: prompts of a round.
         instances: the most of one instruction.
         classification_only: show classification tasks only, and ask for such.
+        encode: write each row as plain text in one of the surface forms that the authors trained on.
 
     Raises:
         DataError: no row is fit for a seed.
@@ -112,7 +115,7 @@ def self_instruct(
         accepted: list[Proposed] = []
         for reply in author.answers(asks):
             yield from _sift(author, pool, reply, accepted, guard=guard, language=language)
-        yield from _do(author, pool, accepted, guard=guard, most=instances)
+        yield from _do(author, pool, accepted, guard=guard, most=instances, encode=encode)
         round_, idle = round_ + 1, 0 if accepted else idle + 1
 
 
@@ -169,7 +172,9 @@ def _sift(
             accepted.append(Proposed(len(pool.novelty) - len(pool.seeds) - 1, instruction, reply))
 
 
-def _do(author: Author, pool: Pool, accepted: list[Proposed], *, guard: bool, most: int) -> Iterator[Judged]:
+def _do(
+    author: Author, pool: Pool, accepted: list[Proposed], *, guard: bool, most: int, encode: bool
+) -> Iterator[Judged]:
     """Have the accepted instructions told apart and instances written, and enter them into the pool."""
     asks = [
         author.ask(
@@ -199,19 +204,23 @@ def _do(author: Author, pool: Pool, accepted: list[Proposed], *, guard: bool, mo
         for task in tasks
     ]
     for task, reply in zip(tasks, author.answers(asks), strict=True):
-        first, *others = _instances(author, task, reply, guard=guard, most=most)
+        first, *others = _instances(author, task, reply, guard=guard, most=most, encode=encode)
         pool.own.append((task.instruction, (first if isinstance(first, Example) else first[0]).id))
         yield first
         yield from others
 
 
-def _instances(author: Author, task: Proposed, reply: Reply, *, guard: bool, most: int) -> Iterator[Judged]:
+def _instances(
+    author: Author, task: Proposed, reply: Reply, *, guard: bool, most: int, encode: bool
+) -> Iterator[Judged]:
     """The rows of one instruction, one at least: where there is no instance, a dropped row says why."""
+    draw = random.Random(derive_seed(author.seed, "build.self_instruct/form", task.number))
 
-    def row(instance: Instance) -> Example:
+    def row(instance: Instance, *, kept: bool = False) -> Example:
+        plain = kept and encode
         return author.row(
             reply,
-            as_messages(task.instruction, *instance),
+            encoded(task.instruction, instance, draw) if plain else as_messages(task.instruction, *instance),
             parents=task.reply.ask.parents,
             task=f"{author.source}/{task.number}",
             tags={"proposed": task.reply.ask.prompt.id, "classification": "yes" if task.classification else "no"},
@@ -225,4 +234,4 @@ def _instances(author: Author, task: Proposed, reply: Reply, *, guard: bool, mos
     seed = derive_seed(author.seed, "build.self_instruct/instances", task.number)
     cut = reply.completion.finish == "length"
     for instance, judged in zip(found, judge(found, cut=cut, most=most, seed=seed), strict=True):
-        yield row(instance) if judged.keep else author.drop(row(instance), judged)
+        yield row(instance, kept=True) if judged.keep else author.drop(row(instance), judged)
