@@ -41,8 +41,10 @@ class Row:
         seed: source of every draw of this row.
         stopped: called with the ids so far (the newest included); True ends the row.
         filter: which tokens may be drawn; None for all. Its own, as it keeps a state.
+        top: how many of the likeliest tokens to note beside each drawn one.
         ids: tokens drawn so far.
         logprobs: their natural-log probabilities under the model, at temperature 1 and without the filter.
+        tops: for each, the `top` likeliest tokens with theirs, the likeliest first.
         finish: empty while the row waits or runs; then `stop`, `length` or `cancelled`.
     """
 
@@ -51,8 +53,10 @@ class Row:
     seed: int
     stopped: Callable[[list[int]], bool]
     filter: TokenFilter | None = None
+    top: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    tops: list[list[tuple[int, float]]] = field(default_factory=list)
     finish: str = ""
 
 
@@ -131,6 +135,8 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     drawn = logits.argmax(dim=-1)
     for index, row in enumerate(rows):
         own = logits[index]
+        if row.top:
+            row.tops.append(likeliest(own - normaliser[index], row.top))
         if row.filter:
             own = own.clone()
             row.filter.apply(own)
@@ -144,6 +150,12 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
         if row.filter:
             row.filter.accept(token)
     return drawn
+
+
+def likeliest(logprobs: Tensor, n: int) -> list[tuple[int, float]]:
+    """The `n` likeliest tokens of log-probabilities [v], with them, the likeliest first."""
+    values, ids = logprobs.topk(min(n, len(logprobs)))
+    return list(zip(ids.tolist(), values.tolist(), strict=True))
 
 
 def sample(logits: Tensor, sampling: Sampling, seed: int) -> int:
