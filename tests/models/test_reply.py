@@ -101,3 +101,9 @@ def test_the_lead_is_cut_only_where_it_stands_whole() -> None:
 @pytest.mark.parametrize("stops", [("b", "ab"), ("ab", "b")])
 def test_of_two_stop_strings_the_one_that_begins_first_cuts(stops: tuple[str, ...]) -> None:
     assert grown(BYTES, BYTES.encode("xxab", place="inside"), stops)[-1] == "xx"
+
+
+def test_tokens_are_counted_by_whole_characters() -> None:
+    ids = BYTES.encode("a猫b", place="inside")
+    reply = ReplyText(BYTES)
+    assert [(reply.take(ids[: n + 1]), reply.tokens)[1] for n in range(5)] == [1, 1, 1, 4, 5]

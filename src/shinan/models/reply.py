@@ -18,6 +18,7 @@ class ReplyText:
 
     Attributes:
         text: what may be shown so far, without terminator and stop strings.
+        tokens: how many tokens have been read to the end of their last character.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class ReplyText:
     ) -> None:
         """`stop_ids` and `stops` end the reply and are no part of it; `lead` is cut off its front if it is there."""
         self.text = ""
+        self.tokens = 0
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
         self._stops = tuple(stops)
@@ -44,6 +46,7 @@ class ReplyText:
         whole = text.rstrip(_BROKEN)
         self._grow(whole[self._decoded :])
         if whole == text:
+            self.tokens += len(self._pending)
             self._pending, self._decoded = [], 0
         else:
             self._decoded = max(self._decoded, len(whole))

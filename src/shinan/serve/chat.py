@@ -11,12 +11,12 @@ from shinan.core.errors import ModelError, ShinanError
 from shinan.core.example import Message, assistant, system, user
 from shinan.core.hashing import derive_seed
 from shinan.models.card import load_card
-from shinan.models.chat import ChatFormat, chat_format
+from shinan.models.chat import ChatFormat
 from shinan.models.checkpoint import load_model
 from shinan.models.generator import Completion, Generator, Request, Sampling
 from shinan.models.local import LocalGenerator
 from shinan.models.precision import default_device, probe_dtype
-from shinan.models.tokenizer import Tokenizer
+from shinan.serve.served import own_format
 
 COMMANDS = "/reset begins a new conversation, /exit leaves"
 
@@ -81,12 +81,11 @@ def open_conversation(folder: Path, named: str | None, sampling: Sampling, *, se
 
 
 def _format(folder: Path, named: str | None) -> ChatFormat:
-    tokenizer, card = Tokenizer.load(folder), load_card(folder)
-    name = named or card.chat or ("tokenizer" if tokenizer.chat_template else None)
-    if name is None:
-        what = f"{card.name} is a base model: it goes on with a text, and was not tuned to answer in any chat format"
-        raise ModelError(what, where=str(folder), fix="tune it first, or try it all the same with --format alpaca")
-    return chat_format(name, tokenizer)
+    if chat := own_format(folder, named):
+        return chat
+    name = load_card(folder).name
+    what = f"{name} is a base model: it goes on with a text, and was not tuned to answer in any chat format"
+    raise ModelError(what, where=str(folder), fix="tune it first, or try it all the same with --format alpaca")
 
 
 def talk(
