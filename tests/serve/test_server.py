@@ -182,7 +182,13 @@ class TestChat:
         assert split.json["choices"] == whole.json["choices"]
 
     def test_options_without_effect_may_be_sent_if_they_ask_for_nothing(self, server: Server) -> None:
-        fields = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": None, "tools": [], "user": None}
+        fields: dict[str, Any] = {
+            "frequency_penalty": 0,
+            "presence_penalty": 0.0,
+            "logit_bias": None,
+            "tools": [],
+            "user": None,
+        }
         assert chat(server, **fields).json["choices"] == chat(server).json["choices"]
 
 
