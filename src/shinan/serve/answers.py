@@ -15,6 +15,7 @@ from shinan.serve.served import Served
 
 Json = dict[str, Any]
 
+_PART = "\ufffd"  # a token in the middle of a character; clients tell tokens of a stretch by offset and length
 _LEAST = -9999.0  # OpenAI's stand-in for minus infinity, which JSON lacks
 
 
@@ -218,14 +219,14 @@ class CompletionAnswers(Answers):
         return self._read(ticket)[start:] + super()._tokens(ticket, 0, finished)
 
     def _read(self, ticket: Ticket) -> list[Token]:
-        """The prompt's tokens. What the model reads before the prompt's own text (a bos) has no width in it."""
+        """The prompt's tokens. What the model reads before the prompt's own text (a bos) is no part of it."""
         ids, logprobs, tops = zip(*ticket.prompt, strict=True)
         tokens = self._named(ids, logprobs, tops)
         excess = max(0, sum(token.width for token in tokens) - len(self._prefix(ticket)))
         for number, token in enumerate(tokens):
             width = max(0, token.width - excess)
             excess -= token.width - width
-            tokens[number] = token._replace(width=width)
+            tokens[number] = token._replace(text=token.text[token.width - width :], width=width)
         return tokens
 
     def _told(self, tokens: Sequence[Token], offset: int) -> Json:
@@ -234,7 +235,7 @@ class CompletionAnswers(Answers):
             offsets.append(offset)
             offset += token.width
         return {
-            "tokens": [token.text for token in tokens],
+            "tokens": [token.text or _PART * (token.logprob is not None) for token in tokens],
             "token_logprobs": [_finite(token.logprob) for token in tokens],
             "top_logprobs": [_likeliest(token) for token in tokens],
             "text_offset": offsets,

@@ -53,8 +53,8 @@ def chat_tickets(served: Served, body: ChatBody, changed: Changed) -> list[Ticke
         fix = "ask /v1/completions, or start the server with --format alpaca to try it all the same"
         raise ConfigError([Problem(what, "messages", fix)])
     messages = [turn.message() for turn in body.messages]
-    prefill = messages.pop().text if messages[-1].role == "assistant" else ""
-    if not prefill and len(messages) < len(body.messages):
+    prefill = messages.pop().text if body.goes_on else ""
+    if body.goes_on and not prefill:
         raise ConfigError([Problem("the last turn is an empty one of the assistant", "messages", "leave it out")])
     ids = served.chat.render_prompt(messages, prefill)
     lead = "" if prefill else served.chat.lead(messages)
@@ -71,9 +71,9 @@ def completion_tickets(served: Served, body: CompletionBody, changed: Changed) -
     check_model(served, body.model)
     prompts = []
     for number, text in enumerate(body.prompts):
-        where = "prompt" if len(body.prompts) == 1 else f"prompt.{number}"
-        ids = _encoded(served, text, where)
-        _check_room(served, len(ids), body.max_tokens, "max_tokens")
+        several = len(body.prompts) > 1
+        ids = _encoded(served, text, f"prompt.{number}" if several else "prompt")
+        _check_room(served, len(ids), body.max_tokens, f"prompt.{number}" if several else "max_tokens")
         prompts.append(_Prompt(ids, body.max_tokens, stops=body.stops))
     read = body.logprobs if body.echo else None
     return _tickets(served, body, prompts, changed, top=body.logprobs or 0, read=read)

@@ -104,13 +104,21 @@ class Asked(Config):
 
 
 class ChatBody(Asked):
-    """`POST /v1/chat/completions`. A last turn of the assistant is the beginning of the reply."""
+    """`POST /v1/chat/completions`. A last turn of the assistant is the beginning of the reply; vLLM's two options for
+    it may say so, and may not say otherwise."""
 
     messages: list[Turn] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the reply has a beginning already."""
+        return self.messages[-1].role == "assistant"
 
     @property
     def limit(self) -> int | None:
@@ -123,6 +131,10 @@ class ChatBody(Asked):
             raise ValueError("give max_tokens or max_completion_tokens, not both")
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs has no effect without logprobs: true")
+        if self.continue_final_message not in (None, self.goes_on):
+            raise ValueError("continue_final_message is true if the last turn is the assistant's, else false")
+        if self.add_generation_prompt not in (None, not self.goes_on):
+            raise ValueError("add_generation_prompt is false if the last turn is the assistant's, else true")
         return self
 
 
