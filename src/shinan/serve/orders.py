@@ -21,6 +21,10 @@ from shinan.serve.served import Served
 
 Changed = Callable[[], None]
 
+# Characters a token of the context, beyond which a text is refused unread: prose has 4, code with deep indentation 8,
+# and nothing else is done while a text is encoded.
+_CHARACTERS = 16
+
 
 class UnknownModelError(ShinanError):
     """The request names a model that is not served here."""
@@ -56,6 +60,7 @@ def chat_tickets(served: Served, body: ChatBody, changed: Changed) -> list[Ticke
     prefill = messages.pop().text if body.goes_on else ""
     if body.goes_on and not prefill:
         raise ConfigError([Problem("the last turn is an empty one of the assistant", "messages", "leave it out")])
+    _check_length(served, sum(len(message.text) for message in messages) + len(prefill), "messages")
     ids = served.chat.render_prompt(messages, prefill)
     lead = "" if prefill else served.chat.lead(messages)
     limit = served.context - len(ids) if body.limit is None else body.limit
@@ -103,10 +108,17 @@ def _encoded(served: Served, text: str | list[int], where: str) -> Sequence[int]
             what = f"the model has no token {over[0]}, only {tokenizer.vocab_size} of them"
             raise ConfigError([Problem(what, where, "encode the text with the model's own tokenizer")])
         return text
+    _check_length(served, len(text), where)
     begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
     if not text and not begin:
         raise ConfigError([Problem("an empty prompt is nothing to go on with", where, "give some text")])
     return begin + tokenizer.encode(text)
+
+
+def _check_length(served: Served, characters: int, field: str) -> None:
+    if characters > _CHARACTERS * served.context:
+        what = f"{characters} characters are too many for a model with room for {served.context} tokens"
+        raise ConfigError([Problem(what, field, "shorten the prompt")])
 
 
 def _check_room(served: Served, prompt: int, asked: int, field: str) -> None:

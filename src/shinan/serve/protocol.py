@@ -141,7 +141,7 @@ class ChatBody(Asked):
 class CompletionBody(Asked):
     """`POST /v1/completions`. A prompt is a text or token ids; several come as a list."""
 
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=1024)]
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1)]
     max_tokens: int = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
