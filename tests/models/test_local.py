@@ -16,7 +16,7 @@ from shinan.core.example import Message, Part, assistant, user
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
 from shinan.models.fake import FakeGenerator
-from shinan.models.generator import Completion, Generator, Request, Sampling
+from shinan.models.generator import Completion, Generator, Question, Request, Sampling
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
 
@@ -210,3 +210,18 @@ class TestContract:
 
     def test_a_stop_string_in_the_prefill_is_not_one_of_the_reply(self, ask: Callable[..., Completion]) -> None:
         assert ask(messages=TALKS[0], prefill="a. b", stop=(". ",), n=2).text.startswith("a. b")
+
+    def test_each_option_is_judged(self, generator: Generator) -> None:
+        questions = [Question(TALKS[0], options=("one", "one two", "other")), Question(prompt="Say: ", options=("a",))]
+        judged = generator.score(questions)
+        assert [len(options) for options in judged] == [3, 1]
+        assert all(option.logprob < 0 < option.tokens for options in judged for option in options)
+        assert judged == generator.score(questions)
+        assert generator.score([]) == []
+
+    @pytest.mark.promise10
+    def test_an_empty_option_is_refused(self, generator: Generator) -> None:
+        with pytest.raises(DataError, match="question 2: option 3 is empty: no token is there to be likely or not"):
+            generator.score([Question(prompt="a", options=("b",)), Question(prompt="a", options=("b", "c", ""))])
+        with pytest.raises(DataError, match="question 1: it has no options\n  do this: give it at least one"):
+            generator.score([Question(prompt="a")])

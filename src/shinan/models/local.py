@@ -8,7 +8,9 @@ from typing import Any
 
 from shinan.core.errors import DataError
 from shinan.models.decode import DecodeLoop, Row
-from shinan.models.generator import Completion, Done, Finish, Request
+from shinan.models.decoder import Decoder
+from shinan.models.generator import Completion, Done, Finish, Likelihood, Question, Request, check_options
+from shinan.models.likelihood import Continuation, likelihoods
 from shinan.models.rendering import ChatFormat
 
 
@@ -37,7 +39,7 @@ class LocalGenerator:
         index = {id(row): i for i, row in enumerate(rows)}
         replies: dict[int, Completion] = {}
         loop = DecodeLoop(self.model, slots=self.batch_size)
-        for row in rows:
+        for row in sorted(rows, key=lambda row: tuple(row.prompt)):  # those that begin alike run together
             loop.add(row)
         while not loop.idle:
             for row in loop.step():
@@ -47,13 +49,39 @@ class LocalGenerator:
                     done(i, replies[i])
         return [replies[i] for i in range(len(rows))]
 
-    def _row(self, request: Request) -> Row:
+    def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
+        """See `Generator.score`. Raises also what the chat format raises for a conversation that it cannot write."""
+        check_options(questions)
+        continuations = [
+            [self._continuation(question, option) for option in question.options] for question in questions
+        ]
+        return likelihoods(Decoder(self.model), continuations)
+
+    def _continuation(self, question: Question, option: str) -> Continuation:
+        """The ids of the stem and of the option."""
+        if question.messages:
+            stem = self.chat.render_prompt(question.messages)
+            return stem, self.chat.render_prompt(question.messages, option)[len(stem) :]
+        text = question.prompt.rstrip()
+        begin = self._begin()
+        whole = begin + self.chat.tokenizer.encode(question.prompt + option)
+        stem_ids = begin + self.chat.tokenizer.encode(text) if text else begin
+        if not stem_ids or len(whole) == 1:  # something must stand before the first token: an end of text does
+            eos = self.chat.tokenizer.eos_id or 0
+            stem_ids, whole = [eos, *stem_ids], [eos, *whole]
+        size = min(len(stem_ids), len(whole) - 1)  # a token may span the two: then the option has it
+        return whole[:size], whole[size:]
+
+    def _begin(self) -> list[int]:
+        """What a raw text begins with."""
         tokenizer = self.chat.tokenizer
+        return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+
+    def _row(self, request: Request) -> Row:
         if request.messages:
             prompt: Sequence[int] = self.chat.render_prompt(request.messages, request.prefill)
         elif text := request.prompt + request.prefill:
-            begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-            prompt = begin + tokenizer.encode(text)
+            prompt = self._begin() + self.chat.tokenizer.encode(text)
         else:
             raise DataError("the request has neither messages nor a prompt", fix="give one of the two")
         return Row(prompt, request.sampling, request.seed, self._stopper(request))

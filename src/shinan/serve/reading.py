@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shinan.models.decode import likeliest
+from shinan.models.sampling import likeliest
 
 _CHUNK = 128  # tokens read in one go: 134 MB of fp32 logits where there are 262,144 tokens
 
