@@ -90,6 +90,11 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     @property
+    def room(self) -> int:
+        """Tokens, read and written, that a ticket may have at most: what memory there is sets the limit."""
+        return self._loop.max_tokens
+
+    @property
     def waiting(self) -> int:
         """Tickets in the queue."""
         return len(self._waiting)
@@ -141,9 +146,11 @@ class Engine:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while self._admit():
+        going = True
+        while going:
             try:
-                self._step()
+                if going := self._admit():
+                    self._step()
             except Exception as error:  # whatever a model raises ends the tickets at hand and no others
                 logger.exception("the model failed")
                 self._fail_running(f"the model failed: {type(error).__name__}: {str(error)[:_LONGEST]}")

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvicorn
 
@@ -31,6 +32,7 @@ class Server(uvicorn.Server):
         """`listener` is bound already; `key`: empty for none."""
         self.engine = Engine(served.model, slots=slots, queue=queue)
         self._listener = listener
+        served = replace(served, context=min(served.context, self.engine.room))
         hosts = LOOPBACK if _is_loopback(listener.getsockname()[0]) else None
         config = uvicorn.Config(
             application(served, self.engine, hosts=hosts, key=key),
