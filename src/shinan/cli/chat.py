@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+MODEL = "A run folder, a model folder, starter:NAME, a hub id or endpoint:MODEL@URL."
+
 
 def chat(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, starter:NAME or a hub id.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
     format_: Annotated[
         str | None, typer.Option("--format", help="Chat format (default: the one the model was tuned with).")
     ] = None,
@@ -28,17 +28,20 @@ def chat(
 
     Example: echo 'Name three rivers.' | shinan chat runs/quickstart
     """
+    from shinan.models.endpoint import is_endpoint
     from shinan.models.generator import Sampling
     from shinan.recipe.named import model_folder
     from shinan.report.wording import printable
     from shinan.serve.chat import COMMANDS, open_conversation, talk
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    where = model if is_endpoint(model) else str(model_folder(model))
     terminal = sys.stdin.isatty()
     with _waiting(f"loading {model}", terminal):
-        conversation = open_conversation(model_folder(model), format_, sampling, seed=seed, opening=system)
+        conversation = open_conversation(where, format_, sampling, seed=seed, opening=system)
     if terminal:
-        _note(f"{conversation.generator.name}, format {conversation.chat.name}; {COMMANDS}")
+        form = f"format {conversation.chat.name}" if conversation.chat else "at an endpoint"
+        _note(f"{conversation.generator.name}, {form}; {COMMANDS}")
     try:
         talk(
             conversation,

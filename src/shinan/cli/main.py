@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shinan.cli import chat, check, clean, compare, doctor, evaluate, models, new, peek, report, run, serve, trace
+from shinan.cli import (
+    chat,
+    check,
+    clean,
+    compare,
+    doctor,
+    evaluate,
+    ledger,
+    models,
+    new,
+    peek,
+    report,
+    run,
+    serve,
+    trace,
+)
 from shinan.core.errors import ShinanError
 from shinan.version import __version__
 
@@ -27,6 +42,7 @@ _COMMANDS = (
     "serve",
     "eval",
     "compare",
+    "ledger",
     "doctor",
     "clean",
 )
@@ -84,6 +100,7 @@ app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("ledger")(ledger.ledger)
 app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)
 

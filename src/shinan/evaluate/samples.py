@@ -26,8 +26,8 @@ class Sample:
         prompt: the user's text.
         targets: accepted answers.
         reply: the model's answer.
-        finish: `stop`, or `length` if it was cut at max_new_tokens.
-        empty: whether the reply has no visible character.
+        finish: `stop`, `length` if it was cut at max_new_tokens, `failed` if there is none (it has no score then).
+        empty: whether there is a reply and it has no visible character.
         new_tokens: tokens generated, terminator included.
         scores: metric -> value, None where it could not be scored.
     """

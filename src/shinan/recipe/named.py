@@ -13,6 +13,7 @@ from shinan.core.example import Example
 from shinan.core.verdict import Verdict
 from shinan.models.card import CARD, load_card
 from shinan.models.chat import ChatFormat, chat_format, default_format
+from shinan.models.endpoint import is_endpoint, parse_endpoint
 from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
 from shinan.starter import KINDS, tasks
@@ -38,6 +39,11 @@ def model_folder(ref: str) -> Path:
         fix = f"finish it with `shinan run {folder / 'recipe.yaml'}`"
         raise RunError("this run has no tuned model", where=str(folder), fix=fix)
     return best.resolve()
+
+
+def model_name(ref: str) -> str:
+    """What reports call the model of a reference."""
+    return parse_endpoint(ref).model if is_endpoint(ref) else load_card(model_folder(ref)).name
 
 
 def chat_of(folder: Path, named: str | None) -> ChatFormat:

@@ -246,11 +246,19 @@ def generators_of(folder: Path, weights: Any, styles: Sequence[str]) -> list[Ask
 
 
 def ask(
-    task: EvalTask, items: Sequence[Example], asks: Sequence[Ask], *, log: Path, key: str, what: str
+    task: EvalTask,
+    items: Sequence[Example],
+    asks: Sequence[Ask],
+    *,
+    log: Path,
+    key: str,
+    what: str,
+    batch_size: int | None = None,
 ) -> list[Sample]:
     """`evaluate.run.evaluate` with the metrics and the reply length of a recipe's task."""
     scorers = {metric: bind("scorer", metric, {})() for metric in task.metrics}
-    return evaluate(items, asks, scorers, max_new_tokens=task.max_new_tokens, log=log, key=key, what=what)
+    new = task.max_new_tokens
+    return evaluate(items, asks, scorers, max_new_tokens=new, log=log, key=key, what=what, batch_size=batch_size)
 
 
 def _task(room: Room, stage: Stage) -> EvalTask:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from shinan.core.errors import ModelError, ShinanError
 from shinan.core.example import Message, assistant, system, user
 from shinan.core.hashing import derive_seed
-from shinan.models.card import load_card
-from shinan.models.chat import ChatFormat
-from shinan.models.checkpoint import load_model
+from shinan.models.endpoint import is_endpoint
 from shinan.models.generator import Completion, Generator, Request, Sampling
 from shinan.models.local import LocalGenerator
-from shinan.models.precision import default_device, probe_dtype
-from shinan.serve.served import own_format
+from shinan.models.open import Terms, open_generator
+from shinan.models.rendering import ChatFormat
 
 COMMANDS = "/reset begins a new conversation, /exit leaves"
 
@@ -27,65 +24,67 @@ class Conversation:
 
     Attributes:
         generator: the model.
-        chat: how it writes conversations.
+        chat: how it writes conversations; None for an endpoint, which does that itself.
         sampling: how to draw.
-        context: tokens that the model can attend to.
+        context: tokens that the model can attend to, where that is known.
         seed: every random draw derives from it and the number of the turn.
         opening: a system turn, or nothing.
         turns: questions and answers so far.
     """
 
     generator: Generator
-    chat: ChatFormat
+    chat: ChatFormat | None
     sampling: Sampling
-    context: int
+    context: int | None
     seed: int = 0
     opening: tuple[Message, ...] = ()
     turns: list[Message] = field(default_factory=list)
 
     def ask(self, question: str) -> Completion:
-        """The model's answer; question and answer become turns. Raises ModelError if the context is too short."""
+        """The model's answer; question and answer become turns.
+
+        Raises ModelError if the context is too short, or if an endpoint has failed to answer.
+        """
         turns = [*self.turns, user(question)]
         messages = (*self.opening, *turns)
+        self._refuse_what_does_not_fit(messages)
+        seed = derive_seed(self.seed, "chat", len(turns))
+        [reply] = self.generator.generate([Request(messages, sampling=self.sampling, seed=seed)])
+        if reply.finish == "failed":
+            raise ModelError(reply.error, where=self.generator.name, fix="ask again, or see `shinan ledger --failed`")
+        self.turns = [*turns, assistant(reply.text)]
+        return reply
+
+    def _refuse_what_does_not_fit(self, messages: Sequence[Message]) -> None:
+        if self.chat is None or self.context is None:
+            return
         needed = len(self.chat.render_prompt(messages)) + self.sampling.max_new_tokens
         if needed > self.context:
             what = f"the conversation and an answer may take {needed} tokens, the model has room for {self.context}"
             raise ModelError(what, fix="begin a new conversation with /reset, or lower --max-new-tokens")
-        seed = derive_seed(self.seed, "chat", len(turns))
-        [reply] = self.generator.generate([Request(messages, sampling=self.sampling, seed=seed)])
-        self.turns = [*turns, assistant(reply.text)]
-        return reply
 
     def reset(self) -> None:
         """Forget all turns; the system turn stays."""
         self.turns = []
 
 
-def open_conversation(folder: Path, named: str | None, sampling: Sampling, *, seed: int, opening: str) -> Conversation:
-    """A conversation with the model of a folder, in the chat format `named` or the one it was tuned with.
+def open_conversation(model: str, named: str | None, sampling: Sampling, *, seed: int, opening: str) -> Conversation:
+    """A conversation with a model, in the chat format `named` or the one it was tuned with.
 
-    Raises ModelError for a model that was tuned with none, unless one is named, and what loading raises.
+    Endpoints write their own format; their failures are asked again when the question is.
+
+    Raises ModelError for a model that was tuned with none, unless one is named, and what `open_generator` raises.
     """
-    chat = _format(folder, named)
-    name = load_card(folder).name
-    device = default_device()
-    model = load_model(folder, probe_dtype(device)).to(device)
+    generator = open_generator(model, chat=named, terms=Terms(retry_failed=is_endpoint(model)))
+    local = generator if isinstance(generator, LocalGenerator) else None
     return Conversation(
-        generator=LocalGenerator(name, model, chat),
-        chat=chat,
+        generator=generator,
+        chat=local.chat if local else None,
         sampling=sampling,
-        context=model.config.max_position_embeddings,
+        context=local.model.config.max_position_embeddings if local else None,
         seed=seed,
         opening=(system(opening),) if opening else (),
     )
-
-
-def _format(folder: Path, named: str | None) -> ChatFormat:
-    if chat := own_format(folder, named):
-        return chat
-    name = load_card(folder).name
-    what = f"{name} is a base model: it goes on with a text, and was not tuned to answer in any chat format"
-    raise ModelError(what, where=str(folder), fix="tune it first, or try it all the same with --format alpaca")
 
 
 def talk(

@@ -1,0 +1,310 @@
+"""HTTP calls on their way: threads, attempts, deadlines, and the note in the ledger before each one goes out.
+
+Threads over urllib3's connection pools: with 64 requests in flight, httpx took too much processor time to keep an
+endpoint that answers in 50 ms busy (LOG.md).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    IncompleteRead,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from shinan.core.calls import Turn
+from shinan.core.errors import ModelError
+from shinan.core.hashing import derive_seed
+from shinan.models import wire
+from shinan.models.books import Asked, Books, SpentError, Tell, failure
+from shinan.models.endpoint import Endpoint, api_key, key_advice
+from shinan.models.generator import Completion
+from shinan.models.lanes import Lane, Lanes, StoppedError, rest
+from shinan.models.wire import Json, UnusableError
+from shinan.version import __version__
+
+_BLOCK = 1 << 16
+_LOOK_AGAIN = 0.05  # seconds until what is in flight elsewhere, or waits for budget, is looked at again
+_LONGEST_REST = 300.0  # seconds; who asks for more (Retry-After) is asked again earlier
+_UNCOUNTED = ("busy", "unreachable")  # the address's trouble, not the request's: `Patience.outage` bounds them
+
+
+class Patience(NamedTuple):
+    """How long to wait, in seconds, and how often to try again.
+
+    Attributes:
+        attempts: of one request. Pushing back (429, 503) does not count, nor does an address that is down.
+        connect: until a connection stands.
+        silence: without a byte of the answer.
+        answer: until the answer is whole.
+        outage: until an address that is down, or only pushes back, is given up.
+        size: bytes of the longest answer.
+    """
+
+    attempts: int = 5
+    connect: float = 10.0
+    silence: float = 300.0
+    answer: float = 900.0
+    outage: float = 300.0
+    size: int = 10_000_000
+
+
+PATIENCE = Patience()
+
+
+@dataclass(slots=True)
+class Shot:
+    """One HTTP call, for one request or for several that differ in their draw only.
+
+    Attributes:
+        members: index of each request without an answer yet, and what the ledger knows it by.
+        path: of the function called.
+        body: what is sent, for one reply.
+        read: (answer, most replies wanted) -> one completion for each of the first members. Raises UnusableError.
+    """
+
+    members: list[tuple[int, Asked]]
+    path: str
+    body: Json
+    read: Callable[[Json, int], list[Completion]]
+
+
+class Sender:
+    """Sends shots to the addresses of an endpoint, at most `concurrency` at once."""
+
+    def __init__(self, endpoint: Endpoint, books: Books, concurrency: int, patience: Patience) -> None:
+        self._endpoint, self._books, self._patience = endpoint, books, patience
+        self._concurrency = concurrency
+        self._lanes = Lanes(endpoint.urls, concurrency, patience.outage)
+        self._http = urllib3.PoolManager(
+            num_pools=len(endpoint.urls),
+            maxsize=concurrency,
+            retries=False,
+            timeout=urllib3.Timeout(connect=patience.connect, read=patience.silence),
+        )
+
+    def fire(self, shots: Sequence[Shot], tell: Tell) -> None:
+        """Send everything. Raises what stopped it, after what was in flight has come back."""
+        self._lanes.go_on()
+        waiting, troubles, lock = iter(shots), list[BaseException](), threading.Lock()
+
+        def work() -> None:
+            try:
+                while True:
+                    with lock:
+                        shot = next(waiting, None)
+                    if shot is None:
+                        return
+                    self._complete(shot, tell)
+            except StoppedError:
+                pass
+            except BaseException as error:  # noqa: BLE001  the caller's thread raises it
+                troubles.append(error)
+                self._lanes.stop()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self._concurrency, len(shots)))]
+        for thread in threads:
+            thread.start()
+        try:
+            _join(threads)
+        except BaseException:  # Ctrl-C: what is in flight is waited for and kept
+            self._lanes.stop()
+            _join(threads)
+            raise
+        if troubles:
+            raise troubles[0]
+
+    def _complete(self, shot: Shot, tell: Tell) -> None:
+        """Try until every member has a reply, or is told to have failed."""
+        bad, since = 0, time.monotonic()
+        while shot.members:
+            jitter = derive_seed(0, "retry", shot.members[0][1].key, bad) / 2**63
+            try:
+                if not self._attempt(shot, tell, jitter):
+                    self._lanes.sleep(_LOOK_AGAIN)
+            except UnusableError as trouble:
+                bad += trouble.reason not in _UNCOUNTED
+                late = trouble.reason == "busy" and time.monotonic() - since > self._patience.outage
+                if late or bad >= self._patience.attempts or not trouble.again:
+                    _give_up(shot, tell, trouble)
+                elif trouble.amended:
+                    shot.body = trouble.amended
+                elif trouble.reason not in _UNCOUNTED:
+                    self._lanes.sleep(rest(bad, jitter))
+
+    def _attempt(self, shot: Shot, tell: Tell, jitter: float) -> bool:
+        """Send once, whatever of the shot has its turn; whether anything had. Raises UnusableError."""
+        with self._lanes.lane() as lane:
+            going = self._going(shot, tell)
+            if going:
+                sent = time.monotonic()
+                try:
+                    replies = self._ask(lane, shot, going)
+                except Exception as error:
+                    for _, asked in going:
+                        self._books.end(asked, error.why if isinstance(error, UnusableError) else "uncertain")
+                    if isinstance(error, UnusableError) and error.reason == "busy":
+                        self._lanes.pushed_back(lane, sent, error.after, jitter)
+                    elif isinstance(error, UnusableError) and error.reason == "unreachable":
+                        self._lanes.unreachable(lane, error.sentence, jitter)
+                    raise
+                self._lanes.went_well(lane)
+        if going:
+            for (index, asked), reply in zip(going, replies, strict=False):
+                tell(index, reply)
+                shot.members.remove((index, asked))
+            for _, asked in going[len(replies) :]:
+                self._books.end(asked, None)
+        return bool(going) or not shot.members
+
+    def _going(self, shot: Shot, tell: Tell) -> list[tuple[int, Asked]]:
+        """The members that may be sent now, each noted as in flight; those answered meanwhile are told and leave."""
+        going: list[tuple[int, Asked]] = []
+        most = (wire.prompt_bound(shot.body), wire.reply_bound(shot.body))
+        for index, asked in list(shot.members):
+            turn = self._books.begin(asked, *most)
+            if turn is Turn.GO:
+                going.append((index, asked))
+            elif turn is Turn.KNOWN:
+                tell(index, self._books.answer(asked), kept=True)
+                shot.members.remove((index, asked))
+            elif going:
+                break
+            elif turn is Turn.SPENT:
+                raise SpentError
+            else:
+                self._books.ledger.bury_killed()  # it may be the flight of a process that is no more
+                break
+        return going
+
+    def _ask(self, lane: Lane, shot: Shot, going: Sequence[tuple[int, Asked]]) -> list[Completion]:
+        """One HTTP call with its bill. Raises UnusableError."""
+        body = shot.body | ({"n": len(going)} if len(going) > 1 else {})
+        answer = self._post(lane, shot.path, body)
+        usage = wire.usage_of(answer)
+        if any(usage):  # the prompt is paid once
+            for place, (_, asked) in enumerate(going):
+                self._books.bill(asked, *(usage if place == 0 else (0, 0)))
+        replies = shot.read(answer, len(going))
+        if any(usage):
+            for place, ((_, asked), part) in enumerate(zip(going, wire.shares(usage, len(replies)), strict=False)):
+                self._books.bill(asked, 0 if place else usage.prompt_tokens, part.new_tokens)
+        return replies
+
+    # ---- the network ----
+
+    def _post(self, lane: Lane, path: str, body: Json) -> Json:
+        try:
+            data = json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UnusableError(
+                "text", f"the request holds half a character (a lone surrogate): {error.reason}"
+            ) from None
+        status, headers, answer = self._call("POST", lane.url + path, data)
+        if status == 200:
+            return wire.decoded(answer, headers.get("content-type", ""))
+        models = self._models(lane.url) if status == 404 else []
+        trouble = wire.refusal(status, answer, self._endpoint.model, models, key_advice(lane.url))
+        trouble.after = _retry_after(headers.get("retry-after", ""))
+        raise trouble
+
+    def _models(self, url: str) -> list[str]:
+        """The models that an address lists; none if it does not."""
+        try:
+            status, _, answer = self._call("GET", f"{url}/models", None)
+            return wire.models_of(wire.decoded(answer)) if status == 200 else []
+        except UnusableError:
+            return []
+
+    def _call(self, method: str, url: str, data: bytes | None) -> tuple[int, urllib3.HTTPHeaderDict, bytes]:
+        """(status, headers, body), whatever the status. Raises UnusableError if there is no whole answer."""
+        key = api_key(url)
+        headers = {"Content-Type": "application/json", "User-Agent": f"shinan/{__version__}"}
+        headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        start = time.monotonic()
+        try:
+            response = self._http.request(
+                method, url, body=data, headers=headers, preload_content=False, decode_content=False, redirect=False
+            )
+            try:
+                answer = self._read(response, start)
+            except BaseException:
+                response.close()  # what is left of the answer must not be taken for the next one
+                raise
+            response.release_conn()
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            raise UnusableError("unreachable", f"no connection: {_brief(error)}", again=True) from None
+        except SSLError as error:
+            what = f"no trusted connection: {_brief(error)}"
+            raise UnusableError("url", what, fix="check the address and its certificate") from None
+        except ReadTimeoutError:
+            what = f"the endpoint sent nothing for {self._patience.silence:g} s"
+            raise UnusableError("timeout", what, again=True, why="uncertain") from None
+        except (HTTPError, OSError) as error:
+            cut = isinstance(_beneath(error), IncompleteRead)
+            what = f"the answer is cut off: {_brief(error)}" if cut else f"the connection broke: {_brief(error)}"
+            raise UnusableError("truncated" if cut else "reset", what, again=True, why="uncertain") from None
+        return response.status, response.headers, answer.replace(key.encode(), b"[key]") if key else answer
+
+    def _read(self, response: urllib3.BaseHTTPResponse, start: float) -> bytes:
+        parts, size = [], 0
+        while part := response.read1(_BLOCK):  # as it comes: a slow answer must not hide from its deadline
+            parts.append(part)
+            size += len(part)
+            if size > self._patience.size:
+                what = f"the answer is longer than {self._patience.size / 1e6:g} MB"
+                raise UnusableError("large", what, why="uncertain")
+            if time.monotonic() - start > self._patience.answer:
+                what = f"the answer was not whole after {self._patience.answer:g} s"
+                raise UnusableError("timeout", what, again=True, why="uncertain")
+        return b"".join(parts)
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.2)  # a wait without an end may not notice Ctrl-C
+
+
+def _give_up(shot: Shot, tell: Tell, trouble: UnusableError) -> None:
+    for index, _ in shot.members:
+        tell(index, failure(trouble.reason, trouble.sentence))
+    shot.members = []
+    if trouble.fix:
+        raise ModelError(trouble.sentence, fix=trouble.fix)
+
+
+def _beneath(error: Exception) -> Exception:
+    """What urllib3 has wrapped, if anything."""
+    inner = error.args[-1] if error.args else None
+    return inner if isinstance(inner, Exception) else error
+
+
+def _brief(error: Exception) -> str:
+    """The message without the connection at its head."""
+    text = str(_beneath(error))
+    return text.rpartition(": ")[2] if text.startswith(("<", "HTTP")) else text
+
+
+def _retry_after(stated: str) -> float | None:
+    """Seconds that a Retry-After header asks for (a number or a date), at most five minutes; None if it doesn't."""
+    try:
+        seconds = float(stated)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(stated).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_REST) if seconds == seconds else None

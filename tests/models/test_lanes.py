@@ -1,0 +1,122 @@
+"""How many requests may be out: additive increase, multiplicative decrease, and rests."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from shinan.models.lanes import Lane, Lanes, StoppedError, rest
+from shinan.models.wire import UnusableError
+
+
+def enter(lanes: Lanes) -> Lane:
+    """A place that is given back at once."""
+    with lanes.lane() as lane:
+        return lane
+
+
+def test_a_round_of_replies_makes_room_for_one_more_and_a_refusal_halves_it() -> None:
+    lanes = Lanes(["a"], 16, 1.0)
+    lane = enter(lanes)
+    lanes.pushed_back(lane, time.monotonic(), 0.0, 0.0)
+    assert int(lane.limit) == 8
+    for _ in range(8):
+        lanes.went_well(lane)
+    assert lane.limit == pytest.approx(9, abs=0.1)
+    for _ in range(1000):
+        lanes.went_well(lane)
+    assert lane.limit == 16
+
+
+def test_all_that_were_out_together_are_one_refusal() -> None:
+    lanes = Lanes(["a"], 16, 1.0)
+    lane, sent = enter(lanes), time.monotonic()
+    for _ in range(16):
+        lanes.pushed_back(lane, sent, 0.0, 0.0)
+    assert int(lane.limit) == 8
+    for _ in range(9):
+        lanes.pushed_back(lane, time.monotonic(), 0.0, 0.0)
+    assert int(lane.limit) == 1
+
+
+def test_no_more_are_out_than_allowed_at_all_addresses_together() -> None:
+    lanes = Lanes(["a", "b"], 3, 1.0)
+    out, most, lock = 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal out, most
+        for _ in range(20):
+            with lanes.lane():
+                with lock:
+                    out += 1
+                    most = max(most, out)
+                time.sleep(0.001)
+                with lock:
+                    out -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 3
+
+
+def test_an_address_rests_as_long_as_it_asks_and_others_go_on() -> None:
+    lanes = Lanes(["a", "b"], 4, 1.0)
+    first = enter(lanes)
+    lanes.pushed_back(first, time.monotonic(), 60.0, 0.0)
+    assert {enter(lanes).url for _ in range(5)} == {"a", "b"} - {first.url}
+
+
+def test_an_address_that_is_down_is_given_up_and_one_that_has_answered_later() -> None:
+    lanes = Lanes(["a"], 4, 0.2)
+    lane = enter(lanes)
+    lanes.unreachable(lane, "no connection: refused", 0.0)
+    start = time.monotonic()
+
+    def try_on() -> None:
+        while True:
+            lanes.unreachable(enter(lanes), "no connection: refused", 0.0)
+
+    with pytest.raises(UnusableError, match="a: no connection: refused"):
+        try_on()
+    assert 0.2 <= time.monotonic() - start < 2
+    lanes.go_on()
+    assert enter(lanes) is lane
+    assert Lanes(["a"], 4, 100.0)._given_up(Lane("a", 4, down_since=time.monotonic() - 6))
+    assert not Lanes(["a"], 4, 100.0)._given_up(Lane("a", 4, down_since=time.monotonic() - 6, answered=True))
+
+
+def test_who_waits_is_told_that_the_work_is_called_off() -> None:
+    lanes = Lanes(["a"], 1, 1.0)
+    told: list[str] = []
+
+    def wait() -> None:
+        try:
+            enter(lanes)
+        except StoppedError:
+            told.append("lane")
+
+    def sleep() -> None:
+        try:
+            lanes.sleep(60)
+        except StoppedError:
+            told.append("sleep")
+
+    with lanes.lane():
+        threads = [threading.Thread(target=target) for target in (wait, sleep)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+        lanes.stop()
+        for thread in threads:
+            thread.join(5)
+    assert sorted(told) == ["lane", "sleep"]
+
+
+def test_rests_grow_to_a_limit_and_jitter_spreads_them() -> None:
+    assert [rest(bad, 1.0) for bad in (1, 2, 3, 5, 500)] == [0.5, 1.0, 2.0, 8.0, 8.0]
+    assert rest(1, 0.0) == 0.25
