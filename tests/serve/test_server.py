@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from shinan.core.example import Message, assistant, system, user
 from shinan.core.hashing import derive_seed
 from shinan.models.generator import Completion, Request, Sampling
 from shinan.models.local import LocalGenerator
+from shinan.serve.metrics import Metrics
 from shinan.serve.run import Server
 from shinan.serve.served import Served
 from tests.serve.serving import TALK, ask, chat, complete, events, served, serving
@@ -307,6 +309,31 @@ class TestMany:
         assert refused.json["error"]["type"] == "rate_limit_error"
         assert late.status == 200
         assert (never.status, never.error) == (400, "n: 3 replies are asked for at once\n  do this: ask for at most 2")
+
+
+class TestFailures:
+    def test_a_model_that_fails_says_so_and_answers_the_next(self, tiny_decoder: Path) -> None:
+        failing = served(tiny_decoder)
+        left = [2]
+
+        def fail(*_: object) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise RuntimeError("out of memory")
+
+        with serving(failing) as server:
+            failing.model.get_input_embeddings().register_forward_pre_hook(fail)
+            whole, stream, after = chat(server), chat(server, stream=True), chat(server)
+        assert (whole.status, whole.error) == (500, "the model failed: RuntimeError: out of memory")
+        *_, last, nothing = stream.text.split("\n\n")
+        assert json.loads(last.removeprefix("data: ")) == whole.json
+        assert (stream.status, nothing, after.status) == (200, "", 200)
+
+    def test_a_mistake_of_our_own_is_told_as_one(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Metrics, "text", lambda _: 1 / 0)
+        reply = ask(server, "/metrics")
+        assert (reply.status, reply.error) == (500, "a mistake of the server's own; its log says more")
+        assert reply.json["error"]["type"] == "server_error"
 
 
 class TestAround:
