@@ -228,3 +228,16 @@ class TestLoop:
         logits = model(torch.tensor([[*bound.prompt, *bound.ids]])).logits[0].log_softmax(-1).detach()
         exact = [float(logits[len(bound.prompt) + i - 1, token]) for i, token in enumerate(bound.ids)]
         assert bound.logprobs == pytest.approx(exact, abs=1e-4)
+
+    def test_the_likeliest_tokens_are_noted_where_asked_for(self, fresh: Callable[..., Any]) -> None:
+        model = fresh()
+        noting, silent = _row(_PROMPTS[0]), _row(_PROMPTS[0])
+        noting.top = 3
+        decode(model, [noting, silent])
+        assert silent.tops == []
+        logits = model(torch.tensor([[*noting.prompt, *noting.ids]])).logits[0].log_softmax(-1).detach()
+        for i, tops in enumerate(noting.tops):
+            exact = logits[len(noting.prompt) + i - 1].topk(3)
+            assert [token for token, _ in tops] == exact.indices.tolist()
+            assert [logprob for _, logprob in tops] == pytest.approx(exact.values.tolist(), abs=1e-4)
+        assert [tops[0][0] for tops in noting.tops] == noting.ids

@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shinan.cli import chat, check, clean, compare, doctor, evaluate, ledger, models, new, peek, report, run, trace
+from shinan.cli import (
+    chat,
+    check,
+    clean,
+    compare,
+    doctor,
+    evaluate,
+    ledger,
+    models,
+    new,
+    peek,
+    report,
+    run,
+    serve,
+    trace,
+)
 from shinan.core.errors import ShinanError
 from shinan.version import __version__
 
@@ -24,6 +39,7 @@ _COMMANDS = (
     "report",
     "trace",
     "chat",
+    "serve",
     "eval",
     "compare",
     "ledger",
@@ -81,6 +97,7 @@ app.command("trace")(trace.trace)
 app.command("check")(check.check)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("ledger")(ledger.ledger)

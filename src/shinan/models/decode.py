@@ -27,7 +27,7 @@ from shinan.models.decoder import Decoder
 from shinan.models.generator import Sampling
 from shinan.models.memory import free_memory
 from shinan.models.narrow import narrow_products
-from shinan.models.sampling import most_likely, sample
+from shinan.models.sampling import likeliest, most_likely, sample
 
 _CHUNK = 1024  # prompt tokens a step: more would keep running rows waiting, and is no faster
 _AHEAD = 256  # waiting rows in which shared beginnings are looked for
@@ -58,8 +58,10 @@ class Row:
         seed: source of every draw of this row.
         stopped: called with the ids so far (the newest included); True ends the row.
         filter: which tokens may be drawn; None for all. Its own, as it keeps a state.
+        top: how many of the likeliest tokens to note beside each drawn one.
         ids: tokens drawn so far.
         logprobs: their natural-log probabilities under the model, at temperature 1 and without the filter.
+        tops: for each, the `top` likeliest tokens with theirs, the likeliest first.
         finish: empty while the row waits or runs; then `stop`, `length` or `cancelled`.
     """
 
@@ -68,8 +70,10 @@ class Row:
     seed: int
     stopped: Callable[[list[int]], bool]
     filter: TokenFilter | None = None
+    top: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    tops: list[list[tuple[int, float]]] = field(default_factory=list)
     finish: str = ""
 
 
@@ -269,6 +273,8 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> None:
     likely = most_likely(logits).tolist()
     for own, row, token, whole in zip(logits, rows, likely, normaliser, strict=True):
         free = own
+        if row.top:
+            row.tops.append([(other, value - whole) for other, value in likeliest(own, row.top)])
         if row.filter:
             own = own.clone()
             row.filter.apply(own)

@@ -22,6 +22,12 @@ def most_likely(logits: Tensor) -> Tensor:
     return best * _BLOCK + inside
 
 
+def likeliest(values: Tensor, n: int) -> list[tuple[int, float]]:
+    """The `n` tokens with the largest of `values` [v] (logits or log-probabilities) and these, the largest first."""
+    top, ids = values.topk(min(n, len(values)))
+    return list(zip(ids.tolist(), top.tolist(), strict=True))
+
+
 def sample(logits: Tensor, sampling: Sampling, seed: int) -> int:
     """One token from logits [v]: temperature, then top-k, then top-p (nucleus sampling, arXiv 1904.09751).
 

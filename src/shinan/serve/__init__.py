@@ -1,1 +1,1 @@
-"""Serving a tuned model: the conversation loop behind the terminal chat."""
+"""Serving a tuned model: to a person in the terminal, to OpenAI's clients, and to people at a page."""
