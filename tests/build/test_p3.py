@@ -321,3 +321,28 @@ def test_a_mistyped_option_of_a_source_is_told() -> None:
     assert [problem.what for problem in caught.value.problems] == ["'rows' is missing", "unknown key 'row'"]
     with pytest.raises(ConfigError, match=r"sources: .* at least 1 item"):
         bind("build", "p3", {"sources": []})
+
+
+@pytest.mark.promise10
+def test_mixed_encodings_cost_their_rows_alone(source: Source, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    lines = ['{"text": "crème", "label": 1}'.encode(code) for code in ("utf-8", "latin-1", "utf-16-le", "utf-8")]
+    path.write_bytes(b"\n".join(lines))
+    kept, dropped = told_apart(p3(0, sources=[source.model_copy(update={"rows": str(path)})], original_task=True))
+    assert [row.provenance.row for row in kept] == [0, 3]
+    assert [(row.provenance.row, verdict.reason) for row, verdict in dropped] == [(1, "unreadable"), (2, "unreadable")]
+    assert dropped[0][1].detail == f"{path}:2: not valid UTF-8: byte 0xe8 at column 13"
+
+
+@pytest.mark.slow
+@pytest.mark.promise10
+def test_a_line_of_100_mb_costs_its_row_alone(source: Source, tmp_path: Path) -> None:
+    path = rows_file(tmp_path / "huge.jsonl", [{"text": size * "a", "label": 1} for size in (1, 10**8, 2)])
+    huge = source.model_copy(update={"rows": path})
+    kept, dropped = told_apart(p3(0, sources=[huge], original_task=True, truncate=None))
+    assert [row.provenance.row for row in kept] == [0, 2]
+    ((row, verdict),) = dropped
+    assert (row.provenance.row, verdict.reason) == (1, "too_long")
+    assert verdict.detail.startswith(f"{path}:2: template 'food/")
+    kept, dropped = told_apart(p3(0, sources=[huge], original_task=True))
+    assert (len(kept), len(dropped)) == (3, 0)  # cut at 2,048 characters
