@@ -330,8 +330,8 @@ def test_a_users_own_set_is_read_from_its_file(tmp_path: Path) -> None:
         (
             "kind: text,",
             "kind: txt,",
-            "mine.yaml:4: fields.text.kind: Input should be 'text', 'texts', 'label', 'choices', 'choice', 'facts' or "
-            "'entities' (got 'txt') -> ",
+            "mine.yaml:4: fields.text.kind: Input should be 'text', 'steps', 'texts', 'label', 'choices', 'choice', "
+            "'facts' or 'entities' (got 'txt') -> ",
         ),
         (
             "    inverted:",

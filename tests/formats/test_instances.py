@@ -152,6 +152,8 @@ def test_a_field_may_be_made_by_jinja_or_be_the_same_in_all_rows() -> None:
         "rationale": "1 + 1",
     }
     assert refused(read, {"q": "?", "a": "2"}).reason == "missing_field"
+    marked = {"q": "?", "a": "48/2 = <<48/2=24>>24, so 24 < 25\n#### 24"}
+    assert read.read(marked, PLACE).fields["rationale"] == "48/2 = 24, so 24 < 25"
     columns: dict[str, Columns] = {"source": "fr", "target": "en"}
     read = how("translation", columns, values={"source_language": "French", "target_language": "English"})
     assert read.read({"fr": "oui", "en": "yes"}, PLACE).fields["source_language"] == "French"

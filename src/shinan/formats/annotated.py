@@ -44,9 +44,9 @@ from shinan.formats.template import PromptTemplate, Sources
 
 FOLDER = Path(__file__).parent / "templates"
 
-FieldKind = Literal["text", "texts", "label", "choices", "choice", "facts", "entities"]
-"""What a field holds: a text; accepted texts, best first; one of a set of labels; the possible answers of this row; the
-right one of them; facts, each a text; named entities, each with `text` and `type`."""
+FieldKind = Literal["text", "steps", "texts", "label", "choices", "choice", "facts", "entities"]
+"""What a field holds: a text; the steps of a solution; accepted texts, best first; one of a set of labels; the possible
+answers of this row; the right one of them; facts, each a text; named entities, each with `text` and `type`."""
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
 _GIVEN = ("options", "words", "label", "answer", "gap")

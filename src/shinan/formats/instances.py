@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ Columns = str | list[str]
 row; for `choices` also one column a choice, for `entities` also the columns of the texts and of the types."""
 
 _BLANK = " \t\r\n\u3000\ufeff"  # XQuAD's contexts begin with a byte-order mark
+
+_CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's marks for a calculator: 48/2 = <<48/2=24>>24
 
 
 class RowError(DataError):
@@ -83,7 +86,7 @@ class Reading:
     def _field(self, name: str, at: _At, where: Where) -> Any:
         columns, spec = self.columns[name], self.shape.fields[name]
         if isinstance(columns, str) and "{{" in columns:
-            return _text(_filled(name, columns, at.row, where), name, at)
+            return _READ[spec.kind](_filled(name, columns, at.row, where), name, at)
         found = at.get(columns, name) if isinstance(columns, str) else [at.get(path, name) for path in columns]
         if spec.kind == "label":
             return self._label(found, name, at)
@@ -171,7 +174,7 @@ def _columns_fault(columns: Columns, spec: FieldOf) -> str:
         return "" if fits else f"{len(columns)} columns for a field of kind {spec.kind!r}"
     if "{{" not in columns:
         return ""
-    if spec.kind not in ("text", "texts"):
+    if spec.kind not in ("text", "steps", "texts"):
         return f"a Jinja text for a field of kind {spec.kind!r}"
     try:
         PromptTemplate(name="field", input=columns, output=["-"])
@@ -268,6 +271,10 @@ def _text(value: Any, name: str, at: _At) -> str:
     return value.strip(_BLANK)
 
 
+def _steps(value: Any, name: str, at: _At) -> str:
+    return _text(_CALCULATOR.sub("", _text(value, name, at)), name, at)
+
+
 def _list(value: Any, name: str, at: _At) -> list[Any]:
     if not isinstance(value, list):
         raise at.fault("wrong_type", f"{name} is {kind(value)}, not a list")
@@ -316,4 +323,4 @@ def _zipped(columns: list[Any], name: str, at: _At) -> list[list[Any]]:
     return [list(pair) for pair in zip(texts, types, strict=True)]
 
 
-_READ = {"text": _text, "texts": _texts, "choices": _choices, "facts": _facts, "entities": _entities}
+_READ = {"text": _text, "steps": _steps, "texts": _texts, "choices": _choices, "facts": _facts, "entities": _entities}
