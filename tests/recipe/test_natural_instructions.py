@@ -58,3 +58,14 @@ def test_the_recipe_runs_and_holds_out_what_it_says(tmp_path: Path, monkeypatch:
     assert prompt.count("\n\nInput: ") == 2
     (line, *_) = (folder / "eval/heldout.before.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line)["category"] in held
+
+
+def test_the_part_for_full_size_is_a_recipe_too(tmp_path: Path) -> None:
+    lines = RECIPE.read_text("utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("# Full size"))
+    full = [line.removeprefix("#   ") for line in lines[start:] if line.startswith("#   ")]
+    path = tmp_path / "full.yaml"
+    path.write_text("\n".join(["name: full", *full]), "utf-8")
+    recipe = load_recipe(path)
+    assert recipe.build[0].params["encoding"] == "tk_instruct"
+    assert recipe.evaluate[0].params["split"] == "heldout"
