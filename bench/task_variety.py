@@ -99,16 +99,29 @@ def main() -> None:
     found: dict[str, Any] = {"what": _what(chosen, base, tasks), "arms": [], "comparisons": []}
     for seed in chosen.seeds:
         logs: Logs = {}
+        folders = {}
         for name in chosen.arms:
-            folder, facts = _run(name, seed, chosen, tasks, chat)
-            logs |= _asked(name, seed, folder, chosen)
-            scores = {asked: means(samples, METRICS)["alpaca"] for (arm, asked), samples in logs.items() if arm == name}
-            found["arms"].append({"arm": name, "seed": seed} | facts | {"scores": scores})
-            found["base"] = means(logs["base", ""], METRICS)
-            print(json.dumps(found["arms"][-1]), flush=True)
-            found["comparisons"] = [row for row in found["comparisons"] if row["seed"] != seed] + _compare(logs, seed)
-            write_atomic(RESULTS / "task-variety.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            folders[name], facts = _run(name, seed, chosen, tasks, chat)
+            logs |= _answers(name, folders[name], chosen)
+            found["arms"].append({"arm": name, "seed": seed} | facts)
+            _record(found, logs, seed)
+        for name, asked in [(arm, asked) for arm in chosen.arms for asked in ARMS[arm].further]:
+            task = EvalTask.model_validate(_task(asked, chosen))
+            place = chosen.runs / f"{name}-{seed}-{asked}"
+            logs[name, asked] = measure(str(folders[name] / "checkpoints" / "best"), [task], place, seed=seed)[asked]
+            _record(found, logs, seed)
     print(_table(found))
+
+
+def _record(found: dict[str, Any], logs: Logs, seed: int) -> None:
+    """Score and compare what has been answered so far, and write it down."""
+    for arm in found["arms"]:
+        if arm["seed"] == seed:
+            mine = {asked: samples for (name, asked), samples in logs.items() if name == arm["arm"]}
+            arm["scores"] = {asked: means(samples, METRICS)["alpaca"] for asked, samples in mine.items()}
+    found["base"] = means(logs["base", ""], METRICS)
+    found["comparisons"] = [row for row in found["comparisons"] if row["seed"] != seed] + _compare(logs, seed)
+    write_atomic(RESULTS / "task-variety.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 def _options() -> argparse.Namespace:
@@ -211,18 +224,13 @@ def _task(asked: str, chosen: argparse.Namespace) -> dict[str, Any]:
     return task | {"metrics": list(METRICS), "max_new_tokens": LONGEST_REPLY}
 
 
-def _asked(name: str, seed: int, folder: Path, chosen: argparse.Namespace) -> Logs:
-    """An arm's answers in its sets, and the base model's: asked as the arms are and, as suits it, in bare parts."""
+def _answers(name: str, folder: Path, chosen: argparse.Namespace) -> Logs:
+    """An arm's answers, and the base model's: asked as the arms are and, as suits it, in bare parts."""
     after, before = (read_samples(folder / "eval" / f"examples.{side}.jsonl") for side in ("after", "before"))
-    logs = {(name, "examples"): after}
-    for asked in ARMS[name].further:
-        task = EvalTask.model_validate(_task(asked, chosen))
-        place = chosen.runs / f"{name}-{seed}-{asked}"
-        logs[name, asked] = measure(str(folder / "checkpoints" / "best"), [task], place, seed=seed)[asked]
     task = EvalTask.model_validate(_task("bare", chosen))
     bare = measure(load_recipe(RECIPE).model, [task], chosen.runs / "base-bare", chat="plain")["bare"]
     marked = [replace(s, style=f"{what}/{s.style}") for what, log in (("tk", before), ("bare", bare)) for s in log]
-    return logs | {("base", ""): marked}
+    return {(name, "examples"): after, ("base", ""): marked}
 
 
 def _curated(recipe: Recipe) -> list[Example]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -336,17 +335,23 @@ def test_rows_come_before_the_next_file_is_read(folder: str) -> None:
 
 
 _MEASURE = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from shinan.build.natural_instructions import natural_instructions
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # ru_maxrss would count the parent's memory too, from before exec
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
+
+before = peak()
 rows = natural_instructions(0, path=sys.argv[1:], split="all", encoding="definition")
 kept = sum(not isinstance(row, tuple) for row in rows)
-print(kept, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(kept, peak() - before)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.promise10
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_a_line_of_100_mb_needs_a_few_times_its_size(tmp_path: Path) -> None:
     """One file with ordinary instances, one whose single input fills it: the first is read, the second is a fault."""
     many = version_2(Instances=[instance(n, input="猫 " * 500 + "x" * 8500) for n in range(10_000)])
@@ -358,5 +363,4 @@ def test_a_line_of_100_mb_needs_a_few_times_its_size(tmp_path: Path) -> None:
     rows, megabytes = done.stdout.split()
     print(f"{megabytes} MB above the start")
     assert int(rows) == 10_000
-    assert float(megabytes) < 600
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # the child was measured, not this process
+    assert 100 < float(megabytes) < 700

@@ -23,7 +23,12 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "natural-instructions.yaml"
 def test_the_recipe_runs_and_holds_out_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHINAN_CACHE", str(tmp_path / "cache"))
     cut = {"model": "tiny:decoder", "tune.epochs": "1", "tune.max_tokens": "2048", "tune.validation": "0"}
-    cut |= {"evaluate.0.max_new_tokens": "2", "build.0.with.limit": "12", "evaluate.0.with.limit": "8"}
+    cut |= {
+        "tune.compile": "off",
+        "evaluate.0.max_new_tokens": "2",
+        "build.0.with.limit": "6",
+        "evaluate.0.with.limit": "6",
+    }
     for section in ("build", "evaluate"):
         cut[f"{section}.0.with.path"] = str(published() / "tasks")
         cut[f"{section}.0.with.table"] = str(published() / "tasks.csv")
@@ -48,8 +53,19 @@ def test_the_recipe_runs_and_holds_out_what_it_says(tmp_path: Path, monkeypatch:
     # alpaca places the typed parts: the examples stand with the instruction, the input under a heading of its own.
     chat = chat_format("alpaca", Tokenizer.load(resolve("tiny:decoder")))
     shown = next(row for row in rows if row.tags["demonstrations"] == "2")
-    prompt = bytes(id_ for id_ in chat.render(shown.messages).ids if id_ < 256).decode()
+    prompt = chat.tokenizer.decode(chat.render(shown.messages).ids)
     assert f"\n\n### Input:\n{shown.messages[0].parts[-1].text}\n\n### Response:" in prompt
     assert prompt.count("\n\nInput: ") == 2
     (line, *_) = (folder / "eval/heldout.before.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line)["category"] in held
+
+
+def test_the_part_for_full_size_is_a_recipe_too(tmp_path: Path) -> None:
+    lines = RECIPE.read_text("utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("# Full size"))
+    full = [line.removeprefix("#   ") for line in lines[start:] if line.startswith("#   ")]
+    path = tmp_path / "full.yaml"
+    path.write_text("\n".join(["name: full", *full]), "utf-8")
+    recipe = load_recipe(path)
+    assert recipe.build[0].params["encoding"] == "tk_instruct"
+    assert recipe.evaluate[0].params["split"] == "heldout"
