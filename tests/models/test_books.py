@@ -176,6 +176,11 @@ def test_a_known_turn_is_answered_from_the_ledger(ledger: Ledger) -> None:
     assert books.answer(asked) == Completion("4")
 
 
+def test_likelihoods_are_the_models_own(ledger: Ledger) -> None:
+    question = [Question(prompt="2 + 2 =", options=(" 4", " 5"))]
+    assert Ledgered(FakeGenerator(), Books(ledger, "fake")).score(question) == FakeGenerator().score(question)
+
+
 # ---- estimates ----
 
 

@@ -123,6 +123,8 @@ def test_what_an_endpoint_is_not_declared_to_have_is_refused_before_anything_is_
             generator.generate([Request(prompt="a", sampling=Sampling(top_k=4))])
         with pytest.raises(ModelError, match="neither messages nor a prompt"):
             generator.generate([Request()])
+        with pytest.raises(ModelError, match="asks for the user's next turn"):
+            generator.generate([Request(as_user=True)])
         with pytest.raises(DataError, match="not a JSON schema"):
             generator.generate([ask("a", schema='{"type": "objekt"}')])
         assert server.calls == []

@@ -13,7 +13,7 @@ from shinan.core.calls import NOTHING, UNLIMITED, Amount, Call, DeadLetter, Limi
 from shinan.core.errors import RunError
 from shinan.core.hashing import content_hash
 from shinan.core.ledger import Ledger
-from shinan.models.generator import Completion, Done, Generator, Question, Request, Sampling
+from shinan.models.generator import Completion, Done, Generator, Likelihood, Question, Request, Sampling
 from shinan.models.prices import FREE, Price, dollars
 
 # Failures that say something of the endpoint or the settings, not of the request: the next run asks again.
@@ -247,3 +247,7 @@ class Ledgered:
             self.inner.generate([requests[i] for i in missing], lambda at, reply: arrived(missing[at], reply))
 
         return through(self.books, [self.books.asked(request) for request in requests], send, done)
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
+        """See `Generator.score`. Not kept: a local model works them out again, an endpoint keeps its own."""
+        return self.inner.score(questions)

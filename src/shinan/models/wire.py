@@ -65,6 +65,9 @@ def refuse(requests: Sequence[Request], endpoint: Endpoint) -> None:
             what = f"the request needs {missing[0]}, and the endpoint is not declared to have it"
             fix = f"do without, or if it has it, end the reference in #{'+'.join(sorted(endpoint.has | {missing[0]}))}"
             raise ModelError(what, where=f"endpoint:{endpoint.model}", fix=fix)
+        if request.as_user:
+            what = "endpoints write replies only, and this asks for the user's next turn"
+            raise ModelError(what, where=f"endpoint:{endpoint.model}", fix="name a local model")
         if not request.messages and not request.prompt + request.prefill:
             raise ModelError("the request has neither messages nor a prompt", fix="give one of the two")
 
