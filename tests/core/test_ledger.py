@@ -273,9 +273,21 @@ def test_a_ledger_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_on_the_disk_for_good(ledger: Ledger) -> None:
-    """WAL with full synchronisation: committed means written through, also if the power goes."""
+    """WAL with full synchronisation: committed means written through. That a request goes out need not be."""
+    levels: list[int] = []
+
+    def level(statement: str) -> None:
+        if statement == "COMMIT":
+            levels.append(ledger._db.execute("PRAGMA synchronous").fetchone()[0])
+
     assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    ledger._db.set_trace_callback(level)
+    begin(ledger, "b2:1")
+    ledger.record(call())
+    ledger.bury(letter("b2:2"))
+    begin(ledger, "b2:3")
+    ledger.end("b2:3", Amount(1), "useless")
+    assert levels == [1, 2, 2, 1, 2]
 
 
 def test_a_ledger_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Promise 2 against kill -9: no row is lost, nothing whose answer had reached the ledger is asked again."""
+"""Promise 2 against what happens to machines: kill -9, a full disk, several processes at once.
+
+No row is lost, and nothing whose answer had reached the ledger is asked again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,14 @@ from typing import NamedTuple
 
 import pytest
 
+from shinan.core.errors import RunError
+from shinan.core.example import user
 from shinan.core.ledger import Ledger
+from shinan.models.books import Books
+from shinan.models.endpoint import parse_endpoint
+from shinan.models.generator import Request, Sampling
+from shinan.models.http import HttpGenerator
+from tests.disk import disk
 from tests.models.endpoint import ScriptedEndpoint, prompt_of
 
 CONCURRENCY = 16
@@ -111,3 +121,53 @@ def _check(trial: Trial, kills: int, paid: list[tuple[dict[str, str], Counter[st
     again = {question: times - 1 for question, times in asked.items() if times > 1}
     assert sum(lost.values()) <= CONCURRENCY * kills
     assert [question for question, times in again.items() if times > lost[kept[question]]] == []
+
+
+@pytest.mark.promise2
+def test_processes_that_ask_the_same_at_once_share_the_answers(tmp_path: Path) -> None:
+    """Whoever comes second to a request waits for its answer: in all each is asked once."""
+    with ScriptedEndpoint(delay=0.02) as server:
+        trial = Trial(tmp_path, server, 200)
+        processes = [trial.start() for _ in range(2)]
+        assert [process.wait(60) for process in processes] == [0, 0]
+        assert set(trial.asked().values()) == {1}
+        assert len(trial.kept()) == 200
+
+
+@pytest.mark.promise2
+def test_who_waits_for_a_process_that_is_killed_asks_itself(tmp_path: Path) -> None:
+    with ScriptedEndpoint(delay=0.5) as server:
+        trial = Trial(tmp_path, server, CONCURRENCY)
+        first, second = trial.start(), trial.start()
+        while len(server.calls) < CONCURRENCY:
+            time.sleep(0.01)
+        first.kill()
+        first.wait()
+        server.delay = 0
+        assert second.wait(60) == 0
+        assert len(trial.kept()) == CONCURRENCY
+        _check(trial, 1, [])
+
+
+@pytest.mark.promise2
+@pytest.mark.promise10
+def test_a_full_disk_is_a_sentence_and_with_more_room_the_same_process_goes_on(tmp_path: Path) -> None:
+    """At most what was in flight is paid without being kept, and it is counted."""
+    with ScriptedEndpoint(lambda body: "long answer " * 200) as server, disk(tmp_path / "disk", "size=800k") as change:
+        ledger = Ledger(tmp_path / "disk")
+        endpoint = parse_endpoint(server.ref)
+        generator = HttpGenerator(endpoint, Books(ledger, endpoint.model, account="mine"), concurrency=4)
+        requests = [Request((user(f"question {number}"),), sampling=Sampling(500)) for number in range(200)]
+        with pytest.raises(RunError) as caught:
+            generator.generate(requests)
+        assert "cannot use the ledger of calls: database or disk is full\n  do this: free some space" in str(
+            caught.value
+        )
+        kept, asked = len(ledger.search("b2:", 1000)), len(server.calls)
+        assert 4 < kept < asked <= kept + 4
+        change("size=100m")
+        assert {reply.text for reply in generator.generate(requests)} == {"long answer " * 200}
+        assert len(server.calls) == 200 + asked - kept
+        assert sum(loss.why == "uncertain" for loss in ledger.losses()) >= asked - kept
+        assert ledger.in_flight() == 0
+        ledger.close()

@@ -9,11 +9,9 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,6 +21,7 @@ import pytest
 
 from shinan.core.dataset import read_manifest
 from shinan.recipe.doctor import verify
+from tests.disk import disk
 from tests.recipe.tiny_recipe import RECIPE, write_recipe
 
 # Processes are forked from one that has everything imported: a start costs milliseconds in place of seconds, and so
@@ -252,23 +251,6 @@ def test_a_clock_that_goes_backwards_changes_nothing(whole: Place, tmp_path: Pat
     assert ": running" not in _said(place)
 
 
-@contextmanager
-def _disk(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
-    """A file system of its own in `folder`; gives a function that changes its options. Skips where none may be made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-
-    def change(other: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{other}", str(folder)], check=True)
-
-    try:
-        yield change
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 @pytest.mark.promise3
 @pytest.mark.promise10
 @pytest.mark.parametrize(
@@ -279,7 +261,7 @@ def test_a_full_disk_is_a_sentence_and_with_more_room_the_run_goes_on(
 ) -> None:
     """The sizes fill up at the plan, the rows, the first weights kept as the best, and a later checkpoint."""
     place = _place(tmp_path)
-    with _disk(place.runs, f"size={kilobytes}k") as change:
+    with disk(place.runs, f"size={kilobytes}k") as change:
         _fails(place, "cannot write: No space left on device\n  do this: free some space")
         assert not list(place.folder.rglob("*.tmp"))
         assert all(finding.ok for finding in verify(place.folder) if "not finished" not in finding.found)
@@ -292,7 +274,7 @@ def test_a_full_disk_is_a_sentence_and_with_more_room_the_run_goes_on(
 def test_a_read_only_folder_is_a_sentence_and_stays_as_it_is(whole: Place, tmp_path: Path) -> None:
     place = _place(tmp_path)
     shutil.copytree(whole.cache, place.cache)
-    with _disk(place.runs, "size=100m") as change:
+    with disk(place.runs, "size=100m") as change:
         change("ro")
         _fails(
             place, f"{place.folder}: cannot write: Read-only file system\n  do this: choose a folder you may write to"

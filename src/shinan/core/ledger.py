@@ -1,7 +1,8 @@
 """The ledger of model calls: what was asked, answered and paid, shared by all runs and processes (SQLite, WAL).
 
 A call is kept under the hash of what was asked (model, declared revision, request, sample), not of where it was asked.
-An answer is on the disk before anybody uses it, so that nothing paid is lost and any run can be replayed offline.
+An answer is on the disk before anybody uses it (also for the day the power goes), so that nothing paid is lost and any
+run can be replayed offline.
 
     call     answers
     dead     requests that got none, with the reason
@@ -27,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import starmap
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from shinan.core.calls import (
     NOTHING,
@@ -73,7 +74,7 @@ class Ledger:
         self._path = root / "ledger.sqlite"
         self._lock = threading.Lock()
         self._out: set[str] = set()  # what this object has in flight, as far as memory knows
-        self._waiting: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
+        self._waiting: deque[_Work] = deque()
         with self._told():
             root.mkdir(parents=True, exist_ok=True)
             self._session = _Session(root / "ledger.sessions")
@@ -100,7 +101,6 @@ class Ledger:
 
     def _migrate(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")  # an answer also survives a loss of power
         self._db.execute("BEGIN IMMEDIATE")
         done: int = self._db.execute("PRAGMA user_version").fetchone()[0]
         for statement in self._MIGRATIONS[done:]:
@@ -110,29 +110,33 @@ class Ledger:
 
     # ---- writing: whoever holds the lock commits for all that wait ----
 
-    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work` in a transaction that is on the disk when this returns."""
+    def _write(self, do: Callable[[sqlite3.Connection], T], *, fast: bool = False) -> T:
+        """Do something in a transaction that is on the disk when this returns.
+
+        With `fast`, the system has it when this returns: it survives the end of the process, but not a loss of power.
+        """
         mine: Future[T] = Future()
-        self._waiting.append((work, mine))
+        self._waiting.append(_Work(do, mine, fast))
         with self._lock:
             if not mine.done():
                 self._commit([self._waiting.popleft() for _ in range(len(self._waiting))])
         with self._told():
             return mine.result()
 
-    def _commit(self, batch: Sequence[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]]) -> None:
+    def _commit(self, batch: Sequence[_Work]) -> None:
         try:
+            self._db.execute(f"PRAGMA synchronous={'NORMAL' if all(work.fast for work in batch) else 'FULL'}")
             self._db.execute("BEGIN IMMEDIATE")
-            results = [work(self._db) for work, _ in batch]
+            results = [work.do(self._db) for work in batch]
             self._db.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  everybody who waits must hear of it
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            for _, future in batch:
-                future.set_exception(error)
+            for work in batch:
+                work.told.set_exception(error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                future.set_result(result)
+            for work, result in zip(batch, results, strict=True):
+                work.told.set_result(result)
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock, self._told():
@@ -173,7 +177,7 @@ class Ledger:
             self._out.add(key)
             return Turn.GO
 
-        return self._write(work)
+        return self._write(work, fast=True)
 
     def end(self, key: str, used: Amount = NOTHING, why: Why = "useless") -> None:
         """Note that an attempt of this process is over and brought no answer; `used` is what it cost nevertheless.
@@ -265,6 +269,14 @@ class Ledger:
         """How many requests are out, of all processes."""
         count: int = self._read("SELECT COUNT(*) FROM flight")[0][0]
         return count
+
+
+class _Work(NamedTuple):
+    """Something to write, who waits for it, and whether it need not be written through at once."""
+
+    do: Callable[[sqlite3.Connection], Any]
+    told: Future[Any]
+    fast: bool
 
 
 class _Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ from shinan.core.calls import NOTHING, UNLIMITED, Amount, Call, DeadLetter, Limi
 from shinan.core.errors import RunError
 from shinan.core.hashing import content_hash
 from shinan.core.ledger import Ledger
-from shinan.models.generator import Completion, Done, Generator, Question, Request
+from shinan.models.generator import Completion, Done, Generator, Question, Request, Sampling
 from shinan.models.prices import FREE, Price, dollars
 
 # Failures that say something of the endpoint or the settings, not of the request: the next run asks again.
@@ -76,9 +76,9 @@ class Books:
 
     def asked(self, request: Request) -> Asked:
         """A request as the ledger knows it. What is empty is left out, so that later fields change no key."""
-        value: dict[str, Any] = asdict(request)
+        value = _filled(request)
         value["messages"] = [[message.role, message.text] for message in request.messages]
-        value["sampling"] = {name: part for name, part in value["sampling"].items() if part}
+        value["sampling"] = _filled(request.sampling)
         return self._asked({name: part for name, part in value.items() if part})
 
     def asked_option(self, question: Question, option: str) -> Asked:
@@ -144,7 +144,7 @@ class Books:
             reason, _, error = reply.error.partition(": ")
             self.ledger.bury(DeadLetter(**facts, reason=reason, error=error, **entry.lost._asdict()))
         else:
-            self.ledger.record(Call(**facts, response=ledger_json(_fields(reply)), **entry.paid._asdict()))
+            self.ledger.record(Call(**facts, response=ledger_json(_filled(reply)), **entry.paid._asdict()))
 
     def sentence(self) -> str:
         """How much of the budget is used."""
@@ -162,8 +162,9 @@ def failure(reason: str, sentence: str) -> Completion:
     return Completion("", finish="failed", error=f"{reason}: {sentence}")
 
 
-def _fields(reply: Completion) -> dict[str, Any]:
-    return {name: value for name, value in asdict(reply).items() if value}
+def _filled(value: Request | Sampling | Completion) -> dict[str, Any]:
+    """Its fields that are not empty."""
+    return {field.name: part for field in fields(value) if (part := getattr(value, field.name))}
 
 
 def _completion(response: str) -> Completion:
