@@ -228,8 +228,8 @@ def test_rows_are_numbered_without_a_gap() -> None:
 class Broken(FakeGenerator):
     """Fails every request of one step."""
 
-    def __init__(self, step: str) -> None:
-        super().__init__(Script(" Paint a sign for the baker"))
+    def __init__(self, step: str, replies: Callable[[Request], str]) -> None:
+        super().__init__(replies)
         self.step = step
 
     def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
@@ -241,10 +241,17 @@ class Broken(FakeGenerator):
 @pytest.mark.promise10
 @pytest.mark.parametrize(("step", "rows"), [("propose", 10), ("check", 1), ("do", 1)])
 def test_a_call_that_fails_is_a_counted_row(step: str, rows: int) -> None:
-    found = run(Broken(step), instructions=1, requests=1)
+    found = run(Broken(step, Script(" Paint a sign for the baker")), instructions=1, requests=1)
     assert kept(found) == []
     verdicts = [row[1] for row in found if not isinstance(row, Example)]
     assert verdicts.count(Verdict.drop("failed", "the server answers 500", "self_instruct")) == rows
+
+
+@pytest.mark.promise10
+def test_new_instructions_that_can_never_be_done_end_it_too() -> None:
+    broken = Broken("check", endless)
+    run(broken, requests=1)
+    assert Counter(map(kind, broken.requests))["propose"] == 10
 
 
 @pytest.mark.promise10

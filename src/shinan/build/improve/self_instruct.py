@@ -112,11 +112,11 @@ def self_instruct(
     round_, idle = 0, 0
     while len(pool.own) < instructions and idle < PATIENCE and not author.spent:
         asks = [_propose(author, pool, prompt, round_, number) for number in range(requests)]
-        accepted: list[Proposed] = []
+        accepted, before = list[Proposed](), len(pool.own)
         for reply in author.answers(asks):
             yield from _sift(author, pool, reply, accepted, guard=guard, language=language)
         yield from _do(author, pool, accepted, guard=guard, most=instances, encode=encode)
-        round_, idle = round_ + 1, 0 if accepted else idle + 1
+        round_, idle = round_ + 1, 0 if len(pool.own) > before else idle + 1
 
 
 def _propose(author: Author, pool: Pool, prompt: Prompt, round_: int, number: int) -> Ask:
