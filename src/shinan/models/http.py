@@ -9,7 +9,7 @@ from typing import Any
 
 from shinan.core.errors import ModelError
 from shinan.core.hashing import derive_seed
-from shinan.models import structured, wire
+from shinan.models import validated, wire
 from shinan.models.books import Asked, Books, Tell, through
 from shinan.models.endpoint import Endpoint
 from shinan.models.generator import Completion, Done, Likelihood, Question, Request
@@ -105,16 +105,16 @@ class HttpGenerator:
         path, body = wire.body_of(request, self.endpoint)
         if not request.schema:
             return Shot([(index, asked)], path, body, lambda answer, most: wire.replies_of(answer, request, most))
-        schema = structured.parse_schema(request.schema)
+        schema = validated.parse_schema(request.schema)
         if "schema" not in self.endpoint.has:
-            body = _told(body, structured.instruction(request.schema))
+            body = _told(body, validated.instruction(request.schema))
 
         def read(answer: Json, most: int) -> list[Completion]:
             [reply] = wire.replies_of(answer, request, 1)
-            text, wrong = structured.checked(reply.text, schema)
+            text, wrong = validated.checked(reply.text, schema)
             if not wrong:
                 return [replace(reply, text=text)]
-            amended = _told(body, reply.text, structured.complaint(wrong))
+            amended = _told(body, reply.text, validated.complaint(wrong))
             what = f"no reply satisfied the schema; the last one: {wrong}"
             raise UnusableError("schema", what, again=True, why="useless", amended=amended)
 

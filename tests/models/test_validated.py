@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shinan.core.errors import DataError
-from shinan.models.structured import checked, parse_schema
+from shinan.models.validated import checked, parse_schema
 
 AGE = parse_schema('{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}')
 
