@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
 
+from shinan.models import cache, cached
+from shinan.models import decode as decode_module
 from shinan.models.checkpoint import load_model
-from shinan.models.decode import Row, decode, sample
+from shinan.models.decode import DecodeLoop, Row, decode
 from shinan.models.generator import Sampling
+from shinan.models.sampling import sample
+from tests.models.families import FAMILIES, VOCABULARY, make
 
 _PROMPTS = [[2, 40, 41, 42], [2, *range(50, 95)], [2, 99], [2, 7 + 8, 9 + 8, 11 + 8, 30, 31]]
 
@@ -33,10 +40,8 @@ def test_greedy_tokens_are_those_of_transformers(name: str, request: pytest.Fixt
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=None
         )
         assert row.ids == expected[0, len(row.prompt) :].tolist()
-        logits = model(expected).logits[0].log_softmax(-1)
-        exact = [float(logits.detach()[len(row.prompt) + i - 1, token]) for i, token in enumerate(row.ids)]
-        assert row.logprobs == pytest.approx(exact, abs=1e-4)
         assert row.finish == "length"
+    assert_exact(model, rows)
 
 
 @pytest.mark.promise9
@@ -90,3 +95,136 @@ def test_draws_follow_the_distribution() -> None:
     draws = [sample(probs.log(), Sampling(temperature=1.0), seed) for seed in range(3000)]
     shares = [draws.count(i) / len(draws) for i in range(3)]
     assert shares == pytest.approx(probs.tolist(), abs=0.03)  # 3 standard errors
+
+
+@pytest.fixture
+def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds so small that short rows meet them: prompts come in chunks, pools are outgrown, prefixes kept at once."""
+    monkeypatch.setattr(decode_module, "_CHUNK", 7)
+    monkeypatch.setattr(decode_module, "_WORTH", 3)
+    monkeypatch.setattr(decode_module, "_SHORT", 1)
+    monkeypatch.setattr(cache, "_SMALLEST", 2)
+    monkeypatch.setattr(cached, "_ROWS", 3)
+
+
+def _related() -> list[list[int]]:
+    """Prompts of several lengths up to 30, most of which share beginnings with others, at several depths; a pair of
+    twins; one that another begins with; one of a single token."""
+    source = random.Random(4)
+    trunk = [source.randrange(3, VOCABULARY) for _ in range(30)]
+    tails = [[source.randrange(3, VOCABULARY) for _ in range(n)] for n in (1, 7, 2, 5, 3, 9)]
+    made = [trunk[:depth] + tail for depth, tail in zip((20, 20, 11, 11, 4, 20), tails, strict=True)]
+    return [*made, made[1], trunk[:11], trunk, [5], tails[5]]
+
+
+def assert_exact(model: Any, rows: Sequence[Row]) -> None:
+    """Every token is the most likely one of transformers' own forward pass over all before it, with its logits."""
+    for row in rows:
+        count = len(row.prompt)
+        logits = model(torch.tensor([[*row.prompt, *row.ids[:-1]]])).logits[0, count - 1 :].detach()
+        assert row.ids == logits.argmax(-1).tolist()
+        exact = logits.log_softmax(-1).amax(-1).tolist()
+        assert row.logprobs == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.promise9
+class TestFamilies:
+    """Whatever shares the batch, a prefix, a pool or a chunk: tokens and log-probabilities are the model's own."""
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.usefixtures("cramped")
+    def test_cramped(self, family: str) -> None:
+        model = make(family)
+        rows = [_row(prompt, 4 + 3 * (i % 4)) for i, prompt in enumerate(_related())]
+        decode(model, rows, slots=4)
+        assert_exact(model, rows)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_at_ease(self, family: str) -> None:
+        model = make(family)
+        rows = [_row(prompt, 9) for prompt in _related()]
+        decode(model, rows)
+        assert_exact(model, rows)
+
+    @pytest.mark.usefixtures("cramped")
+    def test_an_adapter_is_applied(self) -> None:
+        torch.manual_seed(0)
+        model = get_peft_model(make("llama"), LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+        plain, rows = _row(_related()[0]), [_row(prompt) for prompt in _related()[:3]]
+        decode(make("llama"), [plain])
+        decode(model, rows)
+        assert_exact(model, rows)
+        assert plain.ids != rows[0].ids
+
+    @pytest.mark.usefixtures("cramped")
+    def test_without_the_cpus_own_kernel(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cached, "_flash", lambda query: False)
+        for family in ("gemma3_text", "gpt2"):
+            model = make(family)
+            rows = [_row(prompt, 9) for prompt in _related()]
+            decode(model, rows)
+            assert_exact(model, rows)
+
+
+class TestLoop:
+    def test_rows_come_and_go_while_others_run(self, fresh: Callable[..., Any]) -> None:
+        model = fresh()
+        alone = [_row(prompt) for prompt in _PROMPTS]
+        for row in alone:
+            decode(model, [row])
+        loop = DecodeLoop(model, slots=2)
+        rows = [_row(prompt, n) for prompt, n in zip(_PROMPTS, (3, 12, 4, 6), strict=True)]
+        ended = []
+        for row in rows:
+            loop.add(row)
+            ended += loop.step()
+        while not loop.idle:
+            ended += loop.step()
+        assert sorted(map(id, ended)) == sorted(map(id, rows))
+        assert [row.ids for row in rows] == [other.ids[:n] for other, n in zip(alone, (3, 12, 4, 6), strict=True)]
+
+    def test_a_row_grows_by_one_token_a_step(self, fresh: Callable[..., Any]) -> None:
+        loop = DecodeLoop(fresh(), slots=4)
+        rows = [_row(prompt, 5) for prompt in _PROMPTS]
+        for row in rows:
+            loop.add(row)
+        for n in range(1, 6):
+            ended = loop.step()
+            assert [len(row.ids) for row in rows] == [len(row.logprobs) for row in rows] == [n] * 4
+            assert ended == (rows if n == 5 else [])
+
+    def test_a_cancelled_row_frees_its_slot(self, fresh: Callable[..., Any]) -> None:
+        loop = DecodeLoop(fresh(), slots=1)
+        running, waiting, last = (_row(prompt) for prompt in _PROMPTS[:3])
+        for row in (running, waiting, last):
+            loop.add(row)
+        loop.step()
+        loop.cancel(running)
+        loop.cancel(waiting)
+        loop.step()
+        assert (running.finish, waiting.finish, last.finish) == ("cancelled", "cancelled", "")
+        assert (len(running.ids), len(waiting.ids), len(last.ids)) == (1, 0, 1)
+        loop.cancel(last)
+        assert loop.idle
+        assert loop.step() == []
+
+    def test_a_filter_says_which_tokens_may_come(self, fresh: Callable[..., Any]) -> None:
+        class Alternating:
+            """Odd and even tokens in turn."""
+
+            refused = 0
+
+            def apply(self, logits: Tensor) -> None:
+                logits[self.refused :: 2] = -torch.inf
+
+            def accept(self, token: int) -> None:
+                self.refused = token % 2
+
+        model = fresh()
+        free, bound = _row(_PROMPTS[1]), _row(_PROMPTS[1])
+        bound.filter = Alternating()
+        decode(model, [free, bound])
+        assert [token % 2 for token in bound.ids] == [1, 0] * 6 != [token % 2 for token in free.ids]
+        logits = model(torch.tensor([[*bound.prompt, *bound.ids]])).logits[0].log_softmax(-1).detach()
+        exact = [float(logits[len(bound.prompt) + i - 1, token]) for i, token in enumerate(bound.ids)]
+        assert bound.logprobs == pytest.approx(exact, abs=1e-4)

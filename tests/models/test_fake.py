@@ -9,7 +9,7 @@ import pytest
 from shinan.core.errors import ModelError
 from shinan.core.example import assistant, user
 from shinan.models.fake import FakeGenerator
-from shinan.models.generator import Generator, Request, Sampling
+from shinan.models.generator import Generator, Question, Request, Sampling
 
 
 def texts(fake: Generator, *requests: Request) -> list[str]:
@@ -88,3 +88,16 @@ def test_each_completion_is_told_as_it_comes() -> None:
         [Request(prompt="a"), Request(prompt="b")], lambda index, reply: told.append((index, reply.text))
     )
     assert told == [(0, "1 2"), (1, "3")]
+
+
+def test_it_finds_its_own_reply_likely_and_every_other_option_less_so() -> None:
+    fake = FakeGenerator({"Is it?": "yes it is"})
+    ((begun, whole, other),) = fake.score([Question(prompt="Is it?", options=("yes", "yes it is", "no"))])
+    assert begun == (-0.1, 1, True)
+    assert whole.logprob == pytest.approx(-0.3)
+    assert (whole.tokens, whole.greedy) == (3, True)
+    assert -2 <= other.logprob <= -1
+    assert (other.tokens, other.greedy) == (1, False)
+    assert fake.score([Question(prompt="Is it?", options=("no",))]) == [(other,)]
+    with pytest.raises(ModelError, match="the fake has no reply to 'What\\?'"):
+        fake.score([Question(prompt="What?", options=("a",))])

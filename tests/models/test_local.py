@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+from transformers import AutoTokenizer
 
 from shinan.core.errors import DataError
 from shinan.core.example import Message, Part, assistant, user
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
 from shinan.models.fake import FakeGenerator
-from shinan.models.generator import Completion, Generator, Request, Sampling
+from shinan.models.generator import Completion, Generator, Question, Request, Sampling
 from shinan.models.local import LocalGenerator
+from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
 
 TALKS = [
@@ -66,13 +68,12 @@ class TestGreedy:
         assert [reply.ids for reply in apart] == [reply.ids for reply in together]
         assert [reply.ids for reply in together[:3]] == [reply.ids for reply in reversed(together[3:])]
 
-    def test_prompts_of_like_length_share_a_batch(self, local: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-        batches: list[list[int]] = []
-        monkeypatch.setattr(
-            "shinan.models.local.decode", lambda _, rows: batches.append([len(row.prompt) for row in rows])
-        )
-        replace(local, batch_size=2).generate([Request(prompt="a" * n) for n in (3, 40, 5, 41, 4)])
-        assert batches == [[42, 41], [6, 5], [4]]  # with bos
+    def test_each_reply_is_told_as_it_ends(self, local: LocalGenerator) -> None:
+        told: list[int] = []
+        requests = [Request(TALKS[0], sampling=Sampling(n)) for n in (9, 3, 2, 5, 0)]
+        replies = replace(local, batch_size=2).generate(requests, lambda i, reply: told.append(i))
+        assert told == [1, 2, 0, 4, 3]
+        assert [len(reply.ids) for reply in replies] == [9, 3, 2, 5, 0]
 
 
 class TestStops:
@@ -211,3 +212,38 @@ class TestContract:
 
     def test_a_stop_string_in_the_prefill_is_not_one_of_the_reply(self, ask: Callable[..., Completion]) -> None:
         assert ask(messages=TALKS[0], prefill="a. b", stop=(". ",), n=2).text.startswith("a. b")
+
+    def test_each_option_is_judged(self, generator: Generator) -> None:
+        questions = [Question(TALKS[0], options=("one", "one two", "other")), Question(prompt="Say: ", options=("a",))]
+        judged = generator.score(questions)
+        assert [len(options) for options in judged] == [3, 1]
+        assert all(option.logprob < 0 < option.tokens for options in judged for option in options)
+        assert judged == generator.score(questions)
+        assert generator.score([]) == []
+
+    @pytest.mark.promise10
+    def test_an_empty_option_is_refused(self, generator: Generator) -> None:
+        with pytest.raises(DataError, match="question 2: option 3 is empty: no token is there to be likely or not"):
+            generator.score([Question(prompt="a", options=("b",)), Question(prompt="a", options=("b", "c", ""))])
+        with pytest.raises(DataError, match="question 1: it has no options\n  do this: give it at least one"):
+            generator.score([Question(prompt="a")])
+
+
+@pytest.mark.slow
+@pytest.mark.promise4
+def test_the_instruct_starter_answers_in_its_own_format() -> None:
+    folder = resolve("starter:smollm2-135m-instruct")
+    local = LocalGenerator(
+        "smollm2", load_model(folder, torch.bfloat16), chat_format("tokenizer", Tokenizer.load(folder))
+    )
+    question = user("What is the capital of France?")
+    turns = [{"role": "user", "content": question.text}]
+    peer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    written = peer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    assert list(local.chat.render_prompt((question,))) == peer(written, add_special_tokens=False)["input_ids"]
+    (reply,) = local.generate([Request((question,), sampling=Sampling(32))])
+    assert (reply.text, reply.finish) == ("The capital of France is Paris.", "stop")
+    assert reply.ids[-1] == local.chat.tokenizer.specials["<|im_end|>"]
+    (judged,) = local.score([Question((question,), options=("Paris", "Rome", reply.text))])
+    assert judged[0].logprob > judged[1].logprob
+    assert judged[2].greedy

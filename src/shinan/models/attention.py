@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +86,35 @@ class Layout:
 
             self._made[key] = create_block_mask(seen, None, None, size, size, device=str(ends.device))
         return self._made[key]
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        dropout: float,
+        window: int | None,
+    ) -> Tensor:
+        """See `Attends`."""
+        groups = query.shape[1] // key.shape[1]
+        if dropout > 0 or self.backend == "dense":
+            mask = self.mask(window)
+            key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+            return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling).transpose(1, 2)
+        if self.backend == "tiles":
+            pieces = self.tiles(window, groups, query.dtype)
+            return _Tiles.apply(query[0], key[0], value[0], pieces, scaling)[None]  # type: ignore[no-any-return, no-untyped-call]
+        if self.backend == "varlen":
+            return _varlen(query, key, value, self, scaling, window)
+        from torch.nn.attention.flex_attention import flex_attention
+
+        kernel = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
+        block_mask = self.block_mask(window)
+        out = kernel(query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=groups > 1)
+        return out.transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +188,29 @@ def _add(total: Tensor, keys: slice | Tensor, part: Tensor) -> None:
         total.index_add_(1, keys, part.float())
 
 
+class Attends(Protocol):
+    """What the keyword `layout` of a forward pass may be."""
+
+    @property
+    def depths(self) -> Tensor:
+        """[t] position of each token."""
+        ...
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        dropout: float,
+        window: int | None,
+    ) -> Tensor:
+        """Attention of a layer: query [1, h, t, d], key and value [1, g, t, d] -> [1, t, h, d]."""
+        ...
+
+
 def _attend(
     module: torch.nn.Module,
     query: Tensor,
@@ -167,28 +219,13 @@ def _attend(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    layout: Layout,
+    layout: Attends,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [1, h, t, d], key and value [1, g, t, d] -> [1, t, h, d]."""
-    groups = query.shape[1] // key.shape[1]
-    if dropout > 0 or layout.backend == "dense":
-        mask = layout.mask(sliding_window)
-        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-        out = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
-        return out.transpose(1, 2), None
-    if layout.backend == "tiles":
-        pieces = layout.tiles(sliding_window, groups, query.dtype)
-        return _Tiles.apply(query[0], key[0], value[0], pieces, scaling)[None], None  # type: ignore[no-untyped-call]
-    if layout.backend == "varlen":
-        return _varlen(query, key, value, layout, scaling, sliding_window), None
-    from torch.nn.attention.flex_attention import flex_attention
-
-    kernel = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
-    block_mask = layout.block_mask(sliding_window)
-    return kernel(query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=groups > 1).transpose(1, 2), None
+    """transformers' attention interface."""
+    return layout.attend(module, query, key, value, scaling=scaling, dropout=dropout, window=sliding_window), None
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None) -> Tensor:

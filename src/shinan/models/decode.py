@@ -1,82 +1,258 @@
-"""The decode loop: prompts in, tokens out, one step for all unfinished rows at a time.
+"""The decode loop: prompts in, tokens out, one token for every running row at a time.
 
-Rows that end leave the batch at once, so that no step computes for them. Each row draws from its own seed, so that a
-reply does not depend on what else is in the batch (but for near-ties of floating-point sums).
+Rows wait in a queue for one of a fixed number of slots; a slot whose row has ended is filled again before the next
+step. New prompts and running rows share one packed forward pass without padding (Orca's iteration-level scheduling,
+OSDI 2022), long prompts come in chunks (Sarathi, arXiv 2308.16369), and what prompts share at their beginning is
+computed and kept once. Each row draws from its own seed, so that a reply does not depend on what else is running (but
+for near-ties of floating-point sums). Evaluation, serving and rollouts share this one loop.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from shinan.core.errors import DataError
 from shinan.core.hashing import derive_seed
+from shinan.models.cache import Ints, Lane, Pools, Prefix, Prefixes, Shape, agree, capacity_for
+from shinan.models.cached import Packing
+from shinan.models.decoder import Decoder
 from shinan.models.generator import Sampling
+from shinan.models.memory import free_memory
+from shinan.models.narrow import narrow_products
+from shinan.models.sampling import most_likely, sample
+
+_CHUNK = 1024  # prompt tokens a step: more would keep running rows waiting, and is no faster
+_AHEAD = 256  # waiting rows in which shared beginnings are looked for
+_RECENT = 32  # and rows that came before
+_WORTH = 64  # tokens that a shared prefix must save to be kept, over the rows that are known to share it
+_SHORT = 8  # a shared beginning shorter than this is computed again
 
 
-@dataclass(slots=True)
+class TokenFilter(Protocol):
+    """Says which tokens may come next, for one row: structured output."""
+
+    def apply(self, logits: Tensor) -> None:
+        """Set logits [v] of forbidden tokens to -inf, in place."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on past `token`, which was drawn."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
 class Row:
-    """One prompt being continued; `ids` and `logprobs` grow until `done`.
+    """One prompt being continued; `ids` and `logprobs` grow by at most one in each step until `finish` is set.
 
     Attributes:
         prompt: prompt token ids.
         sampling: how to draw.
         seed: source of every draw of this row.
         stopped: called with the ids so far (the newest included); True ends the row.
+        filter: which tokens may be drawn; None for all. Its own, as it keeps a state.
+        ids: tokens drawn so far.
+        logprobs: their natural-log probabilities under the model, at temperature 1 and without the filter.
+        finish: empty while the row waits or runs; then `stop`, `length` or `cancelled`.
     """
 
     prompt: Sequence[int]
     sampling: Sampling
     seed: int
     stopped: Callable[[list[int]], bool]
+    filter: TokenFilter | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str = ""
 
 
-@torch.inference_mode()
-def decode(model: Any, rows: Sequence[Row]) -> None:
-    """Continue every row in place until it stops or has `max_new_tokens`.
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A row in a slot.
 
-    `model` is a transformers causal LM in eval mode. All rows share one padded batch: group prompts of like length.
+    Attributes:
+        row: the row.
+        prompt: its prompt.
+        lane: its keys and values.
+        reserved: own tokens that it may come to hold, as its pool counts them.
     """
-    device = next(model.parameters()).device
-    active = [row for row in rows if row.sampling.max_new_tokens > 0]
-    if not active:
-        return
-    width = max(len(row.prompt) for row in active)
-    ids = torch.zeros(len(active), width, dtype=torch.int64, device=device)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(active):
-        ids[index, width - len(row.prompt) :] = torch.tensor(row.prompt, device=device)
-        mask[index, width - len(row.prompt) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp_(min=0)
-    cache = None
-    while True:
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = out.past_key_values
-        drawn = _draw(out.logits[:, -1].float(), active)
-        going = [i for i, row in enumerate(active) if not _finished(row)]
-        if not going:
+
+    row: Row
+    prompt: Ints
+    lane: Lane
+    reserved: int
+
+
+class DecodeLoop:
+    """Continues rows, at most `slots` of them at a time. Not thread-safe: one thread adds, steps and cancels.
+
+    Attributes:
+        slots: rows that run together.
+        max_tokens: tokens whose keys and values are kept at most, shared ones once; rows wait until there is room.
+    """
+
+    def __init__(self, model: Any, *, slots: int = 16, max_tokens: int | None = None) -> None:
+        """`model` is a transformers causal LM in eval mode, or one wrapped by PEFT. By default, keys and values may
+        take a quarter of the memory that is free now.
+
+        Raises ModelError for a model whose attention or head is not one that `Decoder` computes exactly.
+        """
+        self._decoder = Decoder(model)
+        shape = Shape.of(self._decoder.lm)
+        self.slots = slots
+        self.max_tokens = max_tokens or max(1, free_memory(shape.device) // 4 // shape.token_bytes)
+        self._shape = shape
+        self._waiting: deque[Row] = deque()
+        self._running: list[_Running] = []
+        self._recent: deque[Ints] = deque(maxlen=_RECENT)
+        self._prompts: dict[int, Ints] = {}  # of waiting rows, by id
+        self._pools = Pools(shape)
+        self._prefixes = Prefixes(shape, self.max_tokens // 4)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self._running and not self._waiting
+
+    def add(self, row: Row) -> None:
+        """Queue a row. It runs as soon as a slot and memory are free, in the order of adding.
+
+        Raises DataError for a row that could never run: it has no prompt, or needs more than `max_tokens`, or more
+        positions than the model has learned.
+        """
+        needed = len(row.prompt) + row.sampling.max_new_tokens
+        limit = min(self.max_tokens, self._decoder.positions or self.max_tokens)
+        if not row.prompt:
+            raise DataError("the prompt has no tokens", fix="give it at least one")
+        if needed > limit:
+            what = f"the prompt and its continuation may take {needed:,} tokens, and there is room for {limit:,}"
+            raise DataError(what, fix="shorten the prompt, or allow fewer new tokens")
+        self._waiting.append(row)
+        self._prompts[id(row)] = np.array(row.prompt, dtype=np.int64)
+
+    def cancel(self, row: Row) -> None:
+        """Take a row out, whether it waits or runs; it is not returned by `step`. Nothing happens if it has ended."""
+        if row.finish:
             return
-        positions = positions[:, -1:] + 1
-        if len(going) < len(active):
-            keep = torch.tensor(going, device=device)
-            cache.batch_select_indices(keep)
-            active = [active[i] for i in going]
-            mask, positions, drawn = mask[keep], positions[keep], drawn[keep]
-        ids = drawn[:, None]
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        row.finish = "cancelled"
+        for running in self._running:
+            if running.row is row:
+                self._release(running)
+                return
+        self._waiting.remove(row)
+        del self._prompts[id(row)]
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Fill free slots, compute at most one token for every running row; returns the rows that ended by it."""
+        ended = self._admit()
+        if not self._running:
+            return ended
+        done, states = self._forward()
+        if done:
+            _draw(self._decoder.head.logits(states), [running.row for running in done])
+        for running in done:
+            if _finished(running.row):
+                self._release(running)
+                ended.append(running.row)
+        if self.idle:
+            self._pools.clear()
+        return ended
+
+    def _admit(self) -> list[Row]:
+        """Fill free slots, as far as there is memory; returns the rows that end at once, as they ask for no token."""
+        ended = []
+        while self._waiting and len(self._running) < self.slots:
+            row = self._waiting[0]
+            if row.sampling.max_new_tokens > 0:
+                prefix, used = self._prefix(self._prompts[id(row)])
+                reserved = capacity_for(len(row.prompt) - used + row.sampling.max_new_tokens)
+                if not self._fits(reserved, prefix):
+                    break
+                self._start(row, prefix, used, reserved)
+            else:
+                row.finish = "length"
+                ended.append(row)
+                del self._prompts[id(row)]
+            self._waiting.popleft()
+        return ended
+
+    def _fits(self, reserved: int, prefix: Prefix | None) -> bool:
+        """Whether `reserved` more tokens fit, perhaps without some prefixes that nobody uses. An only row always
+        fits: `add` has seen to that."""
+        if prefix:
+            prefix.users += 1
+        room = self.max_tokens - reserved - sum(running.reserved for running in self._running)
+        fits = self._prefixes.evict(room) or not self._running
+        if prefix:
+            prefix.users -= 1
+        return fits
+
+    def _start(self, row: Row, prefix: Prefix | None, used: int, reserved: int) -> None:
+        prompt = self._prompts.pop(id(row))
+        if prefix:
+            prefix.users += 1
+        lane = Lane(prefix, used, memory=self._shape.zeros(1, len(prompt) - used))
+        self._running.append(_Running(row, prompt, lane, reserved))
+        self._recent.append(prompt)
+
+    def _prefix(self, prompt: Ints) -> tuple[Prefix | None, int]:
+        """The prefix that a prompt shall hang on, and how much of it: one that is kept, or a new one where that saves
+        more, as far as waiting and recent prompts tell."""
+        known, used = self._prefixes.match(prompt[:-1])
+        waiting = (self._prompts[id(row)] for row in islice(self._waiting, 1, _AHEAD))
+        shared = sorted((agree(prompt[:-1], other) for other in (*waiting, *self._recent)), reverse=True)
+        saved = [count * (depth - used) for count, depth in enumerate(shared, 1)]
+        if saved and max(saved) >= _WORTH:
+            depth = shared[saved.index(max(saved))]
+            if made := self._prefixes.make(prompt[:depth]):
+                return made, depth
+        return (known, used) if used >= _SHORT else (None, 0)
+
+    def _release(self, running: _Running) -> None:
+        self._running.remove(running)
+        self._pools.leave(running.lane)
+        if running.lane.prefix:
+            running.lane.prefix.users -= 1
+
+    def _forward(self) -> tuple[list[_Running], Tensor]:
+        """Feed every running row and every unfinished prefix; returns the rows whose next token can be drawn, and
+        their final hidden states [n, d]."""
+        packing = Packing(self._shape.device)
+        decoding = {id(running.lane): running for running in self._running if running.row.ids}
+        for running in decoding.values():
+            self._pools.settle(running.lane, running.lane.filled + 1)
+        done: list[_Running] = []
+        for pool in self._pools.used:
+            rows = [decoding[id(lane)] for lane in pool.lanes]
+            packing.batch(pool, [running.row.ids[-1] for running in rows])
+            done += rows
+        left = _CHUNK
+        for prefix in self._prefixes.unfinished:
+            left -= packing.prefix(prefix, left)
+        for running in self._running:
+            if id(running.lane) not in decoding:
+                left -= packing.prompt(running.prompt, running.lane, left)
+                done += [running] * (running.lane.used + running.lane.filled == len(running.prompt))
+        packed = packing.packed()
+        with self._decoder, narrow_products(self._decoder.lm, packed.ids.shape[1]):
+            return done, self._decoder.states(packed)
+
+
+def decode(model: Any, rows: Sequence[Row], *, slots: int = 16) -> None:
+    """Continue every row in place until it stops or has `max_new_tokens`."""
+    loop = DecodeLoop(model, slots=slots)
+    for row in rows:
+        loop.add(row)
+    while not loop.idle:
+        loop.step()
 
 
 def _finished(row: Row) -> bool:
@@ -87,33 +263,19 @@ def _finished(row: Row) -> bool:
     return bool(row.finish)
 
 
-def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Draw one token for each row from fp32 logits [rows, v]; appends id and log-probability. Returns [rows]."""
-    normaliser = torch.logsumexp(logits, dim=-1)
-    drawn = logits.argmax(dim=-1)
-    for index, row in enumerate(rows):
+def _draw(logits: Tensor, rows: Sequence[Row]) -> None:
+    """Draw one token for each row from fp32 logits [rows, v]; appends id and log-probability."""
+    normaliser = logits.logsumexp(-1).tolist()
+    likely = most_likely(logits).tolist()
+    for own, row, token, whole in zip(logits, rows, likely, normaliser, strict=True):
+        free = own
+        if row.filter:
+            own = own.clone()
+            row.filter.apply(own)
+            token = int(most_likely(own[None]))
         if row.sampling.temperature > 0:
-            seed = derive_seed(row.seed, "token", len(row.ids))
-            drawn[index] = sample(logits[index], row.sampling, seed)
-    chosen = logits.gather(1, drawn[:, None])[:, 0] - normaliser
-    for row, token, logprob in zip(rows, drawn.tolist(), chosen.tolist(), strict=True):
+            token = sample(own, row.sampling, derive_seed(row.seed, "token", len(row.ids)))
         row.ids.append(token)
-        row.logprobs.append(logprob)
-    return drawn
-
-
-def sample(logits: Tensor, sampling: Sampling, seed: int) -> int:
-    """One token from logits [v]: temperature, then top-k, then top-p (nucleus sampling, arXiv 1904.09751).
-
-    The draw is made on the CPU from `seed`, so that it is the same on every device.
-    """
-    scaled = (logits / sampling.temperature).cpu()
-    top, index = scaled.sort(descending=True, stable=True)
-    if sampling.top_k:
-        top, index = top[: sampling.top_k], index[: sampling.top_k]
-    probs = top.softmax(0)
-    if sampling.top_p < 1:
-        inside = probs.cumsum(0) - probs < sampling.top_p  # the token that crosses top_p is kept
-        probs = probs * inside
-    generator = torch.Generator().manual_seed(seed)
-    return int(index[torch.multinomial(probs, 1, generator=generator)])
+        row.logprobs.append(float(free[token]) - whole)
+        if row.filter:
+            row.filter.accept(token)

@@ -8,13 +8,13 @@ for each forward pass, most of it zeros, costs more than the rest of a small mod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from shinan.core.errors import ModelError
-from shinan.models.attention import NAME, Backend
+from shinan.models.attention import NAME, Attends, Backend
 from shinan.models.batch import Batch
 from shinan.models.head import Head
 
@@ -32,11 +32,36 @@ _AFTER_HEAD = (
 _IN_ATTENTION = ("attn_logit_softcapping", "use_bidirectional_attention", "reorder_and_upcast_attn", "alibi")
 
 
+class Input(Protocol):
+    """What a forward pass takes: a `Batch`, or what the decode loop packs."""
+
+    @property
+    def ids(self) -> Tensor:
+        """[1, t] token ids."""
+        ...
+
+    @property
+    def layout(self) -> Attends:
+        """Who attends to whom, and where each token stands."""
+        ...
+
+    @property
+    def positions(self) -> Tensor:
+        """[n] where states are wanted."""
+        ...
+
+
 class Decoder:
     """A transformers causal LM, or one wrapped by PEFT, over forest batches.
 
     Used as a context manager: inside, the model's attention is the forest's (also in a backward pass that computes
     activations again); outside, it is its own.
+
+    Attributes:
+        lm: the causal LM itself.
+        body: it without its head.
+        head: its head.
+        positions: how many positions it has learned; None if it computes them.
     """
 
     def __init__(self, model: Any, backend: Backend | None = None, sinks: Mapping[nn.Parameter, Tensor] | None = None):
@@ -47,7 +72,7 @@ class Decoder:
         """
         self.model = model
         self.lm = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._body = getattr(self.lm, self.lm.base_model_prefix)
+        self.body = getattr(self.lm, self.lm.base_model_prefix)
         self._embedding = self.lm.get_input_embeddings()
         _refuse(self.lm)
         self.device = self._embedding.weight.device
@@ -58,6 +83,8 @@ class Decoder:
         self.head = Head(weight, softcap, sinks.get(weight))
         self._sink = sinks.get(self._embedding.weight)
         self._own_attention: str = self.lm.config._attn_implementation
+        learned = getattr(self.body, "wpe", None)
+        self.positions: int | None = None if learned is None else learned.num_embeddings
 
     def __enter__(self) -> Self:
         self.lm.config._attn_implementation = NAME
@@ -71,12 +98,12 @@ class Decoder:
         if checkpoint:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
         if compiled:
-            for layer in _layers(self._body):
+            for layer in _layers(self.body):
                 layer.compile(dynamic=True)
 
-    def states(self, batch: Batch) -> Tensor:
-        """[n, d] final hidden states at the supervised positions."""
-        hidden = self._body(
+    def states(self, batch: Input) -> Tensor:
+        """[n, d] final hidden states at the supervised positions, or wherever they are wanted."""
+        hidden = self.body(
             inputs_embeds=self._embed(batch.ids),
             position_ids=batch.layout.depths[None],
             use_cache=False,

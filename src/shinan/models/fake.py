@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
 from shinan.core.errors import ModelError, nearest
-from shinan.models.generator import Completion, Done, Request
+from shinan.models.generator import Completion, Done, Likelihood, Question, Request, check_options
 
 
 class FakeGenerator:
@@ -60,6 +60,27 @@ class FakeGenerator:
             if done:
                 done(index, replies[-1])
         return replies
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
+        """The likelihood of each option: what the fake's reply begins with has -0.1 a word and is greedy; any other
+        option has between -2 and -1 a word, by a hash of prompt and option.
+
+        Raises DataError as every generator does, ModelError for a prompt that the table lacks.
+        """
+        check_options(questions)
+        return [self._judge(question) for question in questions]
+
+    def _judge(self, question: Question) -> tuple[Likelihood, ...]:
+        request = Request(question.messages, question.prompt)
+        prompt = prompt_of(request)
+        reply = self._reply(request, prompt)
+        judged = []
+        for option in question.options:
+            words = len(option.split(" "))
+            greedy = reply.startswith(option)
+            unlikely = 1 + crc32(f"{prompt}\n{option}".encode("utf-8", "surrogatepass")) / 2**32
+            judged.append(Likelihood(-words * (0.1 if greedy else unlikely), words, greedy))
+        return tuple(judged)
 
     def _complete(self, request: Request) -> Completion:
         with self._lock:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
+from shinan.core.errors import DataError
 from shinan.core.example import Message
 
 Finish = Literal["stop", "length", "failed"]
@@ -29,7 +30,8 @@ class Request:
         messages: the conversation.
         prompt: raw text for models without a chat format; where the model's texts begin with a bos, it gets one.
         prefill: text the reply must begin with; it is part of the returned text.
-        stop: strings that end the reply; cut off from the returned text. The chat format's own stops always apply.
+        stop: strings that end the reply; cut off from the returned text. The chat format's own stops apply as well,
+            but for its stop strings where there is a schema.
         schema: a JSON schema, as JSON text, that the reply must satisfy; empty for free text.
         sampling: how to draw.
         seed: every random draw of this request comes from it, whatever else is in the batch.
@@ -109,3 +111,25 @@ class Generator(Protocol):
     def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
         """One completion a request, in the order of the requests; `done` is told of each before this returns."""
         ...
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
+        """How likely the model finds each option of each question, in their order.
+
+        To a conversation, an option is the beginning of the reply, as the chat format writes it, without the end of
+        the turn. After a raw prompt, prompt and option are tokenised as one text; blanks at the end of the prompt
+        count as the option's, as in lm-evaluation-harness.
+
+        Raises DataError for a question without options or with an empty one.
+        """
+        ...
+
+
+def check_options(questions: Sequence[Question]) -> None:
+    """Raises DataError for a question without options or with an empty one: nothing has no likelihood."""
+    for number, question in enumerate(questions, 1):
+        where = f"question {number}"
+        if not question.options:
+            raise DataError("it has no options", where=where, fix="give it at least one")
+        if "" in question.options:
+            what = f"option {question.options.index('') + 1} is empty: no token is there to be likely or not"
+            raise DataError(what, where=where, fix="drop the option, or write it out")

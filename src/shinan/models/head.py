@@ -11,6 +11,7 @@ run in bf16 also where the model is sure, and (1 - p) is applied in fp32.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CHUNK_BYTES = 1 << 29  # of logits: larger leaves the cache for good, smaller makes the products slower
+_COLUMNS = 16_384  # of the vocabulary at a time, so that a few rows of logits are turned within the cache
+_STATES = 64  # whose logits are kept in fp32 at a time, where targets are only judged
 _BLOCK = 8  # rows of logits normalised together on a CPU: 4 MB in bf16, which stay in its cache
 # In bf16, columns of the vocabulary to which no row of a chunk gives more than a threshold are left out of the backward
 # products, as in cut cross-entropy, which takes the threshold 2**-12 as it is. Here the first threshold is taken under
@@ -61,10 +64,51 @@ class Head:
         total, log_probs = _Nll.apply(x, self, targets, weights)  # type: ignore[no-untyped-call]
         return total, log_probs
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [n, v] in fp32, for a few states: what a model computes itself, in its own number format.
+
+        On a CPU in bf16, the weight is the left factor: the other way round, each product would arrange it anew.
+        """
+        logits = torch.empty(len(x), len(self.weight), dtype=torch.float32, device=x.device)
+        turned = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        for part in _parts(len(self.weight), _COLUMNS if turned else len(self.weight)):
+            weight = self.weight[part]
+            found = (weight @ x.T).T if turned else x @ weight.T
+            if self.softcap:
+                found = (found / self.softcap).tanh_().mul_(self.softcap)
+            logits[:, part] = found
+        return logits
+
+    @torch.no_grad()
+    def judge(self, x: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """How likely targets are, several perhaps at one state, and whether they are the most likely ones.
+
+        Args:
+            x: [m, d] final hidden states.
+            rows: [n] int64, at which state each target is asked for, ascending.
+            targets: [n] int64 token ids.
+
+        Returns:
+            (log-probabilities [n] in fp32, in nats; [n] bool).
+        """
+        log_probs = torch.empty(len(rows), dtype=torch.float32, device=x.device)
+        greedy = torch.empty(len(rows), dtype=torch.bool, device=x.device)
+        for part in _parts(len(x), _STATES):
+            logits = self.logits(x[part])
+            first, last = torch.searchsorted(rows, torch.tensor([part.start, part.stop], device=x.device)).tolist()
+            own, wanted = rows[first:last] - part.start, targets[first:last]
+            log_probs[first:last] = logits[own, wanted] - logits.logsumexp(-1)[own]
+            greedy[first:last] = logits.argmax(-1)[own] == wanted
+        return log_probs, greedy
+
     @torch.no_grad()
     def log_probs(self, x: Tensor, targets: Tensor) -> Tensor:
         """Log-probabilities of targets, [n] in fp32, in nats, without gradient."""
         return self.nll(x, targets, x.new_ones(len(x), dtype=torch.float32))[1]
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 class _Nll(torch.autograd.Function):

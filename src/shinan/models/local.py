@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from shinan.core.errors import DataError
-from shinan.models.decode import Row, decode
-from shinan.models.generator import Completion, Done, Finish, Request
+from shinan.models.decode import DecodeLoop, Row
+from shinan.models.decoder import Decoder
+from shinan.models.generator import Completion, Done, Finish, Likelihood, Question, Request, check_options
+from shinan.models.likelihood import Continuation, likelihoods
 from shinan.models.rendering import ChatFormat
+from shinan.models.structured import JsonFilter
 
 
 @dataclass(frozen=True, slots=True)
 class LocalGenerator:
-    """Continues requests with a causal LM, `batch_size` at a time.
+    """Continues requests with a causal LM, `batch_size` at a time: as one ends, the next begins.
 
     Attributes:
         name: the model's name, for provenance and logs.
@@ -29,32 +32,65 @@ class LocalGenerator:
     batch_size: int = 32
 
     def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
-        """See `Generator.generate`. Prompts of like length share a batch, so that little is padded.
+        """See `Generator.generate`; `done` is told of each reply in the step that ends it.
 
         Raises DataError for a request that asks nothing, or that the chat format cannot write.
         """
         rows = [self._row(request) for request in requests]
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt), i))
+        index = {id(row): i for i, row in enumerate(rows)}
         replies: dict[int, Completion] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            decode(self.model, [rows[i] for i in batch])
-            for i in batch:
-                replies[i] = self._completion(requests[i], rows[i])
+        loop = DecodeLoop(self.model, slots=self.batch_size)
+        for row in sorted(rows, key=lambda row: tuple(row.prompt)):  # those that begin alike run together
+            loop.add(row)
+        while not loop.idle:
+            for row in loop.step():
+                i = index[id(row)]
+                replies[i] = self._completion(requests[i], row)
                 if done:
                     done(i, replies[i])
         return [replies[i] for i in range(len(rows))]
 
-    def _row(self, request: Request) -> Row:
+    def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
+        """See `Generator.score`. Raises also what the chat format raises for a conversation that it cannot write."""
+        check_options(questions)
+        continuations = [
+            [self._continuation(question, option) for option in question.options] for question in questions
+        ]
+        return likelihoods(Decoder(self.model), continuations)
+
+    def _continuation(self, question: Question, option: str) -> Continuation:
+        """The ids of the stem and of the option."""
+        if question.messages:
+            stem = self.chat.render_prompt(question.messages)
+            return stem, self.chat.render_prompt(question.messages, option)[len(stem) :]
+        text = question.prompt.rstrip()
+        begin = self._begin()
+        whole = begin + self.chat.tokenizer.encode(question.prompt + option)
+        stem_ids = begin + self.chat.tokenizer.encode(text) if text else begin
+        if not stem_ids or len(whole) == 1:  # something must stand before the first token: an end of text does
+            eos = self.chat.tokenizer.eos_id or 0
+            stem_ids, whole = [eos, *stem_ids], [eos, *whole]
+        size = min(len(stem_ids), len(whole) - 1)  # a token may span the two: then the option has it
+        return whole[:size], whole[size:]
+
+    def _begin(self) -> list[int]:
+        """What a raw text begins with."""
         tokenizer = self.chat.tokenizer
+        return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+
+    def _row(self, request: Request) -> Row:
         if request.messages:
             prompt: Sequence[int] = self.chat.render_prompt(request.messages, request.prefill)
         elif text := request.prompt + request.prefill:
-            begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-            prompt = begin + tokenizer.encode(text)
+            prompt = self._begin() + self.chat.tokenizer.encode(text)
         else:
             raise DataError("the request has neither messages nor a prompt", fix="give one of the two")
-        return Row(prompt, request.sampling, request.seed, self._stopper(request))
+        return Row(prompt, request.sampling, request.seed, self._stopper(request), self._filter(request))
+
+    def _filter(self, request: Request) -> JsonFilter | None:
+        if not request.schema:
+            return None
+        return JsonFilter(self.chat.tokenizer, self.chat.stop_ids, request.schema, request.prefill)
 
     def _stopper(self, request: Request) -> Callable[[list[int]], bool]:
         """True once the newest token ends the reply, or the newest text holds a stop string."""
@@ -72,7 +108,8 @@ class LocalGenerator:
         return stopped
 
     def _stop_strings(self, request: Request) -> tuple[str, ...]:
-        return request.stop + (self.chat.stop_strings if request.messages else ())
+        """The request's and the format's; a schema says itself where the reply ends."""
+        return request.stop + (self.chat.stop_strings if request.messages and not request.schema else ())
 
     def _completion(self, request: Request, row: Row) -> Completion:
         ids = row.ids[:-1] if row.ids and row.ids[-1] in self.chat.stop_ids else row.ids
