@@ -273,7 +273,7 @@ def test_what_cannot_be_scored_is_refused(open_to: Open) -> None:
         with pytest.raises(ModelError, match="raw prompts only"):
             open_to(server, "echo").score([Question(messages=(user("a"),), options=("b",))])
         assert server.calls == []
-        with pytest.raises(ModelError, match="1 of 1 options could not be scored: shape: "):
+        with pytest.raises(ModelError, match="scripted: 1 of 1 options could not be scored: shape: "):
             open_to(server, "echo").score([question])
 
 
