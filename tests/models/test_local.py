@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+from transformers import AutoTokenizer
 
 from shinan.core.errors import DataError
 from shinan.core.example import Message, Part, assistant, user
@@ -18,6 +19,7 @@ from shinan.models.checkpoint import load_model
 from shinan.models.fake import FakeGenerator
 from shinan.models.generator import Completion, Generator, Question, Request, Sampling
 from shinan.models.local import LocalGenerator
+from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
 
 TALKS = [
@@ -225,3 +227,23 @@ class TestContract:
             generator.score([Question(prompt="a", options=("b",)), Question(prompt="a", options=("b", "c", ""))])
         with pytest.raises(DataError, match="question 1: it has no options\n  do this: give it at least one"):
             generator.score([Question(prompt="a")])
+
+
+@pytest.mark.slow
+@pytest.mark.promise4
+def test_the_instruct_starter_answers_in_its_own_format() -> None:
+    folder = resolve("starter:smollm2-135m-instruct")
+    local = LocalGenerator(
+        "smollm2", load_model(folder, torch.bfloat16), chat_format("tokenizer", Tokenizer.load(folder))
+    )
+    question = user("What is the capital of France?")
+    turns = [{"role": "user", "content": question.text}]
+    peer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    written = peer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    assert list(local.chat.render_prompt((question,))) == peer(written, add_special_tokens=False)["input_ids"]
+    (reply,) = local.generate([Request((question,), sampling=Sampling(32))])
+    assert (reply.text, reply.finish) == ("The capital of France is Paris.", "stop")
+    assert reply.ids[-1] == local.chat.tokenizer.specials["<|im_end|>"]
+    (judged,) = local.score([Question((question,), options=("Paris", "Rome", reply.text))])
+    assert judged[0].logprob > judged[1].logprob
+    assert judged[2].greedy

@@ -30,7 +30,8 @@ class Request:
         messages: the conversation.
         prompt: raw text for models without a chat format; where the model's texts begin with a bos, it gets one.
         prefill: text the reply must begin with; it is part of the returned text.
-        stop: strings that end the reply; cut off from the returned text. The chat format's own stops always apply.
+        stop: strings that end the reply; cut off from the returned text. The chat format's own stops apply as well,
+            but for its stop strings where there is a schema.
         schema: a JSON schema, as JSON text, that the reply must satisfy; empty for free text.
         sampling: how to draw.
         seed: every random draw of this request comes from it, whatever else is in the batch.

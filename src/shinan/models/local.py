@@ -10,6 +10,7 @@ from shinan.core.errors import DataError
 from shinan.models.decode import DecodeLoop, Row
 from shinan.models.decoder import Decoder
 from shinan.models.generator import Completion, Done, Finish, Likelihood, Question, Request, check_options
+from shinan.models.grammar import JsonFilter
 from shinan.models.likelihood import Continuation, likelihoods
 from shinan.models.rendering import ChatFormat
 
@@ -84,7 +85,12 @@ class LocalGenerator:
             prompt = self._begin() + self.chat.tokenizer.encode(text)
         else:
             raise DataError("the request has neither messages nor a prompt", fix="give one of the two")
-        return Row(prompt, request.sampling, request.seed, self._stopper(request))
+        return Row(prompt, request.sampling, request.seed, self._stopper(request), self._filter(request))
+
+    def _filter(self, request: Request) -> JsonFilter | None:
+        if not request.schema:
+            return None
+        return JsonFilter(self.chat.tokenizer, self.chat.stop_ids, request.schema, request.prefill)
 
     def _stopper(self, request: Request) -> Callable[[list[int]], bool]:
         """True once the newest token ends the reply, or the newest text holds a stop string."""
@@ -102,7 +108,8 @@ class LocalGenerator:
         return stopped
 
     def _stop_strings(self, request: Request) -> tuple[str, ...]:
-        return request.stop + (self.chat.stop_strings if request.messages else ())
+        """The request's and the format's; a schema says itself where the reply ends."""
+        return request.stop + (self.chat.stop_strings if request.messages and not request.schema else ())
 
     def _completion(self, request: Request, row: Row) -> Completion:
         ids = row.ids[:-1] if row.ids and row.ids[-1] in self.chat.stop_ids else row.ids

@@ -144,10 +144,15 @@ class Tokenizer:
         config.pop("chat_template", None)
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
-        write_atomic(folder / "tokenizer.json", self._backends["start"].to_str())
+        write_atomic(folder / "tokenizer.json", self.json())
         write_atomic(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
         for name in _FOLDED:
             (folder / name).unlink(missing_ok=True)
+
+    def json(self) -> str:
+        """The content of tokenizer.json."""
+        text: str = self._backends["start"].to_str()
+        return text
 
     def with_chat_template(self, jinja: str | None) -> Tokenizer:
         """The same tokenizer with another chat template (None: without one)."""
@@ -156,8 +161,7 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that ids depend on: the tokenizer, the roles of its special tokens, its template."""
-        backend = self._backends["start"].to_str()
-        return content_hash([backend, self.named_specials, self.adds_bos, self.chat_template])
+        return content_hash([self.json(), self.named_specials, self.adds_bos, self.chat_template])
 
     def special_id(self, text: str) -> int | None:
         """The id of a special token, or None if `text` is no special token here."""
