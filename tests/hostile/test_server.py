@@ -106,6 +106,20 @@ class TestRequests:
             ),
             ({"tools": [{"type": "function"}]}, "tools: unknown key 'tools'"),
             ({"frequency_penalty": 0.5}, "frequency_penalty: unknown key 'frequency_penalty'"),
+            ({"response_format": {"type": "json_object"}}, "response_format.type: Input should be 'json_schema'"),
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "cat"}}}},
+                "no reply can be written by this JSON schema",
+            ),
+            (
+                {
+                    "response_format": {
+                        "type": "json_schema",
+                        "json_schema": {"name": "a", "schema": {"a": "x" * 10**5}},
+                    }
+                },
+                "the JSON schema is longer than 100000 characters",
+            ),
             ({"temprature": 1}, "temprature: unknown key 'temprature'\n  do this: did you mean 'temperature'?"),
             ({"\udcff": 1}, "unable to parse raw data as a unicode string (got '\\udcff')"),
             ({f"x{i}": 1 for i in range(60)}, "60 things are wrong with this request"),

@@ -192,6 +192,26 @@ class TestChat:
         whole, split = (chat(server, messages=[{"role": "user", "content": c}]) for c in ("Name a colour.", parts))
         assert split.json["choices"] == whole.json["choices"]
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_schema_is_kept_to(self, server: Server, alone: Callable[..., Completion], stream: bool) -> None:
+        schema = {
+            "type": "object",
+            "properties": {"colour": {"enum": ["blue", "猫"]}, "n": {"type": "integer", "minimum": 0, "maximum": 99}},
+            "required": ["colour", "n"],
+            "additionalProperties": False,
+        }
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+        how: dict[str, Any] = {"temperature": 1.0, "seed": 3}
+        reply = chat(server, response_format=wanted, max_tokens=60, n=2, stream=stream, **how)
+        texts = ["", ""]
+        for part in events(reply.text) if stream else [reply.json]:
+            for choice in part["choices"]:
+                texts[choice["index"]] += choice.get("delta", choice.get("message")).get("content", "")
+        for text in texts:
+            value = json.loads(text)
+            assert (value.keys(), value["colour"] in ("blue", "猫")) == ({"colour", "n"}, True)
+        assert texts[0] == alone(TALK, schema=json.dumps(schema), n=60, **how).text
+
     def test_options_without_effect_may_be_sent_if_they_ask_for_nothing(self, server: Server) -> None:
         fields: dict[str, Any] = {
             "frequency_penalty": 0,

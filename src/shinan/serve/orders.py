@@ -14,6 +14,7 @@ from shinan.core.errors import ConfigError, Problem, ShinanError, nearest
 from shinan.core.hashing import derive_seed
 from shinan.models.decode import Row
 from shinan.models.generator import Sampling
+from shinan.models.grammar import JsonFilter
 from shinan.models.reply import ReplyText
 from shinan.serve.engine import Ticket
 from shinan.serve.protocol import Asked, ChatBody, CompletionBody
@@ -31,12 +32,14 @@ class UnknownModelError(ShinanError):
 
 
 class _Prompt(NamedTuple):
-    """A prompt and what depends on it. `lead` and `stops`: see `ReplyText`."""
+    """A prompt and what depends on it. `lead` and `stops`: see `ReplyText`; `schema` and `begun`: see `JsonFilter`."""
 
     ids: Sequence[int]
     limit: int
     lead: str = ""
     stops: tuple[str, ...] = ()
+    schema: str = ""
+    begun: str = ""
 
 
 def check_model(served: Served, name: str) -> None:
@@ -67,7 +70,9 @@ def chat_tickets(served: Served, body: ChatBody, changed: Changed) -> list[Ticke
     _check_room(
         served, len(ids), max(limit, 1), "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
     )
-    prompt = _Prompt(ids, limit, lead, (*body.stops, *served.chat.stop_strings))
+    schema = body.schema_text  # which says itself where the reply ends
+    stops = body.stops if schema else (*body.stops, *served.chat.stop_strings)
+    prompt = _Prompt(ids, limit, lead, stops, schema, prefill)
     return _tickets(served, body, [prompt], changed, top=body.top_logprobs)
 
 
@@ -89,14 +94,17 @@ def _tickets(
 ) -> list[Ticket]:
     """`n` for each prompt. The first draws from the request's seed itself, as a local generator would."""
     seed = secrets.randbits(62) if body.seed is None else body.seed
+    tokenizer, stop_ids = served.chat.tokenizer, served.chat.stop_ids
     made = []
     for prompt in prompts:
         sampling = Sampling(prompt.limit, body.temperature, body.top_p, body.top_k)
         for choice in range(body.n):
-            stop_ids = served.chat.stop_ids
-            reply = ReplyText(served.chat.tokenizer, stop_ids=stop_ids, stops=prompt.stops, lead=prompt.lead)
+            reply = ReplyText(tokenizer, stop_ids=stop_ids, stops=prompt.stops, lead=prompt.lead)
             own = derive_seed(seed, "choice", choice) if choice else seed
-            made.append(Ticket(Row(prompt.ids, sampling, own, reply.take, top=top), reply, changed, read))
+            row = Row(prompt.ids, sampling, own, reply.take, top=top)
+            if prompt.schema:
+                row.filter = JsonFilter(tokenizer, stop_ids, prompt.schema, prompt.begun)
+            made.append(Ticket(row, reply, changed, read))
     return made
 
 

@@ -31,6 +31,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=200)]
 TokenId = Annotated[int, Field(ge=0)]
 Prompt = str | Annotated[list[TokenId], Field(min_length=1)]
 
+_LONGEST_SCHEMA = 100_000
 _MOST = 50  # mistakes that are told one by one
 
 
@@ -58,6 +59,22 @@ class StreamOptions(Config):
 
     include_usage: bool = False
     """Send a last chunk with the numbers of tokens."""
+
+
+class JsonSchema(Config):
+    """A schema with what OpenAI wants beside it. It is always kept to strictly."""
+
+    name: str
+    description: str | None = None
+    strict: Literal[True] | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Config):
+    """In which form the reply shall come."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
 
 
 class Asked(Config):
@@ -114,6 +131,12 @@ class ChatBody(Asked):
     top_logprobs: int = Field(0, ge=0, le=20)
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def schema_text(self) -> str:
+        """The JSON schema that the reply must satisfy, as JSON text; empty for free text."""
+        return json.dumps(self.response_format.json_schema.schema_) if self.response_format else ""
 
     @property
     def goes_on(self) -> bool:
@@ -131,6 +154,8 @@ class ChatBody(Asked):
             raise ValueError("give max_tokens or max_completion_tokens, not both")
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs has no effect without logprobs: true")
+        if len(self.schema_text) > _LONGEST_SCHEMA:
+            raise ValueError(f"the JSON schema is longer than {_LONGEST_SCHEMA} characters")
         if self.continue_final_message not in (None, self.goes_on):
             raise ValueError("continue_final_message is true if the last turn is the assistant's, else false")
         if self.add_generation_prompt not in (None, not self.goes_on):
