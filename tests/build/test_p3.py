@@ -289,6 +289,10 @@ def test_options_that_leave_nothing_are_told(source: Source, tmp_path: Path) -> 
         p3(1, sources=[turned], original_task=True)
     with pytest.raises(ConfigError, match=r"cap: .* has 3 templates, so that a cap of 2 gives each no row"):
         p3(1, sources=[source], cap=2)
+    templates(tmp_path / "twice" / "a" / "templates.yaml")
+    templates(tmp_path / "twice" / "b" / "templates.yaml", chosen=["ask"])
+    with pytest.raises(ConfigError, match="sources: 2 templates are 'food/ask', in different files"):
+        p3(1, sources=[source.model_copy(update={"templates": str(tmp_path / "twice")})])
     with pytest.raises(ValidationError, match="Extra inputs"):
         Source(templates="a", rows="b", field={})  # type: ignore[call-arg]
 

@@ -137,8 +137,8 @@ def _plans(
 ) -> tuple[list[_Plan], list[Judged]]:
     """The templates of each source, and what cannot be used of their files as dropped rows.
 
-    Raises ConfigError where no template is left of all, none of a source asks for the original task, or the cap is less
-    than one row a template.
+    Raises ConfigError where no template is left of all, none of a source asks for the original task, two of a source
+    have one name, or the cap is less than one row a template.
     """
     files = _Files(limit)
     plans, problems = [], []
@@ -150,6 +150,10 @@ def _plans(
         elif every:
             what = f"no template of {source.templates!r} asks for the original task"
             problems.append(Problem(what, f"{_WHERE} original_task", "leave the source or the option out"))
+        for path, count in Counter(made.path for made in every).items():
+            if count > 1:
+                what = f"{count} templates are {path!r}, in different files"
+                problems.append(Problem(what, f"{_WHERE} sources", f"take one out of {source.templates!r}"))
         if cap is not None and cap < len(every):
             what = f"{source.templates!r} has {len(every)} templates, so that a cap of {cap} gives each no row"
             problems.append(Problem(what, f"{_WHERE} cap", "raise it"))
@@ -226,7 +230,7 @@ def _applied(plan: _Plan, rule: _Rule) -> Iterator[Judged]:
         chosen = templates
         if not rule.every:
             draw = derive_seed(rule.seed, "build.p3/template", templates[0].dataset, number)
-            chosen = templates[draw % len(templates) :][:1]
+            chosen = [templates[draw % len(templates)]]
         for template in chosen:
             place = f"{source.rows}:{template.path}" if rule.every else source.rows
             try:

@@ -3,9 +3,10 @@
     dataset: glue
     subset: mrpc
     templates:
-      3b88d2c4-0aeb-4c6d-9ccc-653a388250a5: !Template
-        answer_choices: no ||| yes
+      00000000-0000-0000-0000-000000000001: !Template
+        name: same or not
         jinja: "Do these mean the same? {{sentence1}} {{sentence2}} ||| {{ answer_choices[label] }}"
+        answer_choices: no ||| yes
         ...
 
 arXiv 2202.01279, and arXiv 2110.08207, section 4. A text is Jinja: what to ask, `|||`, and the reply (or several). What
