@@ -262,6 +262,8 @@ def test_nothing_to_read_at_all_is_an_error(folder: str, tmp_path: Path) -> None
         kept(str(tmp_path))
     with pytest.raises(DataError, match=r"a\.jsn: no such file or folder\n  do this: did you mean 'a\.json'\?"):
         kept([f"{folder}/a.jsn"])
+    with pytest.raises(DataError, match=r"a\.json: this file is given twice"):
+        kept([f"{folder}/a.json", f"{folder}/b.json", f"{folder}/a.json"])
     with pytest.raises(DataError, match="an empty list of files"):
         kept([])
     with pytest.raises(DataError, match=r"no row is left of 2 task files \(no task is on that side\)"):

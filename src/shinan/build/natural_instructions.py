@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -169,6 +170,9 @@ def _files(path: str | Sequence[str]) -> list[Path]:
             raise DataError("no such file or folder", where=str(file), fix=nearest(file.name, beside))
     if not files:
         raise DataError("an empty list of files", where=f"{WHERE} path", fix="name a folder or files")
+    (most, times), *_ = Counter(files).most_common(1)
+    if times > 1:
+        raise DataError("this file is given twice", where=str(most), fix="keep one of the two")
     return files
 
 
