@@ -53,7 +53,8 @@ class Component:
     @property
     def takes_rows(self) -> bool:
         """Whether a build component is called with rows of other stages: `(seed, rows, *, ...)`."""
-        return "rows" in inspect.signature(self.function).parameters
+        rows = inspect.signature(self.function).parameters.get("rows")
+        return rows is not None and rows.kind is not rows.KEYWORD_ONLY
 
 
 @dataclass(frozen=True, slots=True)
