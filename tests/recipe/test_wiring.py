@@ -11,7 +11,7 @@ import pytest
 from shinan.core.dataset import Judged, new_folder, read_dropped, read_rows
 from shinan.core.errors import ConfigError
 from shinan.core.example import Example, assistant
-from shinan.core.registry import register
+from shinan.core.registry import lookup, register
 from shinan.core.verdict import Verdict
 from shinan.recipe.plan import Setting, plan
 from shinan.recipe.schema import Recipe, load_recipe
@@ -122,3 +122,9 @@ def test_a_circle_of_two_stages(tmp_path: Path) -> None:
 def test_order_is_that_of_the_recipe_where_nothing_waits(tmp_path: Path) -> None:
     stages = recipe(tmp_path).build
     assert [stage.id for stage in in_order(stages[1:])] == ["seeds", "more"]
+
+
+def test_a_parameter_named_rows_is_no_input() -> None:
+    """As `flan` has: the file that its rows stand in."""
+    assert not lookup("build", "flan").takes_rows
+    assert lookup("build", "self_instruct").takes_rows
