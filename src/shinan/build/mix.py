@@ -1,4 +1,4 @@
-"""Which rows make a mixture, how often and in which order. Pure functions of (rows, rule, seed).
+"""Which rows a mixture has, how often and in which order. Pure functions of (rows, rule, seed).
 
 A row's rank is a hash of the seed, its build stage and its place there. Of every source the rows of lowest rank are
 taken, and the order of the mixture is a hash too: another source, or more rows of one, changes which rows are taken

@@ -1,4 +1,4 @@
-"""What a recipe may say of its mixture: which rows make a source, and how much each source is given."""
+"""What a recipe may say of its mixture: which rows form a source, and how much each source is given."""
 
 from __future__ import annotations
 
