@@ -50,7 +50,7 @@ class Patience(NamedTuple):
         connect: until a connection stands.
         silence: without a byte of the answer.
         answer: until the answer is whole.
-        outage: until an address that is down, or only pushes back, is given up.
+        outage: until an address that is down, or only pushes back, is given up for this time.
         size: bytes of the longest answer.
     """
 
@@ -128,15 +128,14 @@ class Sender:
 
     def _complete(self, shot: Shot, tell: Tell) -> None:
         """Try until every member has a reply, or is told to have failed."""
-        bad, since = 0, time.monotonic()
+        bad = 0
         while shot.members:
             try:
                 if not self._attempt(shot, tell, bad):
                     self._lanes.sleep(_LOOK_AGAIN)
             except UnusableError as trouble:
                 bad += trouble.reason not in _UNCOUNTED
-                late = trouble.reason == "busy" and time.monotonic() - since > self._patience.outage
-                if late or bad >= self._patience.attempts or not trouble.again:
+                if bad >= self._patience.attempts or not trouble.again:
                     _give_up(shot, tell, trouble)
                 elif trouble.amended:
                     shot.body = trouble.amended
@@ -158,7 +157,7 @@ class Sender:
                     for _, asked in going:
                         self._books.end(asked, error.why if isinstance(error, UnusableError) else "uncertain")
                     if isinstance(error, UnusableError) and error.reason == "busy":
-                        self._lanes.pushed_back(lane, sent, error.after, _jitter(shot, bad))
+                        self._lanes.pushed_back(lane, error.sentence, sent, error.after, _jitter(shot, bad))
                     elif isinstance(error, UnusableError) and error.reason == "unreachable":
                         self._lanes.unreachable(lane, error.sentence, _jitter(shot, bad))
                     raise
