@@ -465,6 +465,23 @@ def test_after_an_interrupt_what_was_in_flight_is_kept(open_to: Open, ledger: Le
         assert len(server.calls) == 40
 
 
+@pytest.mark.promise2
+def test_a_failure_in_one_call_does_not_stop_another_of_the_same_generator(open_to: Open) -> None:
+    def fail(_: int, body: Json) -> Fault | None:
+        return Status(401) if "bad" in str(body) else None
+
+    with ScriptedEndpoint(faults=fail, delay=0.02) as server:
+        generator = open_to(server, concurrency=4)
+        found: list[list[Completion]] = []
+        other = threading.Thread(target=lambda: found.append(generator.generate([ask(f"q{n}") for n in range(40)])))
+        other.start()
+        with pytest.raises(ModelError):
+            generator.generate([ask("bad")] * 3)
+        other.join()
+        assert texts(found[0]) == [f"q{n}" for n in range(40)]
+        assert server.most_at_once <= 4
+
+
 def test_half_a_character_is_no_request(open_to: Open, ledger: Ledger) -> None:
     with ScriptedEndpoint() as server:
         replies = open_to(server).generate([ask("a\ud800"), ask("b")])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from threading import Event
 
 import pytest
 
-from shinan.models.lanes import Lane, Lanes, StoppedError, rest
+from shinan.models.lanes import Lane, Lanes, StoppedError, rest, sleep
 from shinan.models.wire import UnusableError
 
 
 def enter(lanes: Lanes) -> Lane:
     """A place that is given back at once."""
-    with lanes.lane() as lane:
+    with lanes.lane(Event()) as lane:
         return lane
 
 
@@ -48,7 +49,7 @@ def test_no_more_are_out_than_allowed_at_all_addresses_together() -> None:
     def work() -> None:
         nonlocal out, most
         for _ in range(20):
-            with lanes.lane():
+            with lanes.lane(Event()):
                 with lock:
                     out += 1
                     most = max(most, out)
@@ -99,27 +100,28 @@ def test_an_address_that_never_answered_is_given_up_soon(answered: bool, patienc
 
 
 def test_who_waits_is_told_that_the_work_is_called_off() -> None:
-    lanes = Lanes(["a"], 1, 1.0)
+    lanes, stop = Lanes(["a"], 1, 1.0), Event()
     told: list[str] = []
 
     def wait() -> None:
         try:
-            enter(lanes)
+            with lanes.lane(stop):
+                told.append("no")
         except StoppedError:
             told.append("lane")
 
-    def sleep() -> None:
+    def rest_long() -> None:
         try:
-            lanes.sleep(60)
+            sleep(60, stop)
         except StoppedError:
             told.append("sleep")
 
-    with lanes.lane():
-        threads = [threading.Thread(target=target) for target in (wait, sleep)]
+    with lanes.lane(Event()):
+        threads = [threading.Thread(target=target) for target in (wait, rest_long)]
         for thread in threads:
             thread.start()
         time.sleep(0.05)
-        lanes.stop()
+        stop.set()
         for thread in threads:
             thread.join(5)
     assert sorted(told) == ["lane", "sleep"]

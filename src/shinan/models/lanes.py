@@ -59,14 +59,18 @@ class Lanes:
         self._lanes = [Lane(url, float(most)) for url in urls]
         self._most, self._patience = most, patience
         self._changed = Condition()
-        self._stop = Event()
 
     @contextmanager
-    def lane(self) -> Iterator[Lane]:
-        """A place for one request, when there is one. Raises StoppedError, and UnusableError if all are given up."""
+    def lane(self, stop: Event) -> Iterator[Lane]:
+        """A place for one request, when there is one.
+
+        Raises StoppedError if `stop` is set while it waits, and UnusableError if all addresses are given up.
+        """
         with self._changed:
             while not (free := self._free()):
                 self._changed.wait(self._rest_left())
+                if stop.is_set():
+                    raise StoppedError
             free.out += 1
         try:
             yield free
@@ -76,8 +80,6 @@ class Lanes:
                 self._changed.notify()
 
     def _free(self) -> Lane | None:
-        if self._stop.is_set():
-            raise StoppedError
         up = [lane for lane in self._lanes if not lane.given_up]
         if not up:
             what = "; ".join(f"{lane.url}: {lane.trouble}" for lane in self._lanes)
@@ -125,20 +127,8 @@ class Lanes:
                 lane.bad += 1
                 lane.rests_until = now + rest(lane.bad, jitter)
 
-    def stop(self) -> None:
-        """Nothing more goes out."""
-        self._stop.set()
-        with self._changed:
-            self._changed.notify_all()
-
-    def sleep(self, seconds: float) -> None:
-        """Rest. Raises StoppedError if the work is called off meanwhile."""
-        if self._stop.wait(seconds):
-            raise StoppedError
-
     def go_on(self) -> None:
-        """After `stop`: a new beginning; what was down gets another chance."""
-        self._stop.clear()
+        """A new beginning: what was given up gets another chance."""
         with self._changed:
             for lane in self._lanes:
                 lane.out_since, lane.given_up = None, False
@@ -147,3 +137,9 @@ class Lanes:
 def rest(bad: int, jitter: float) -> float:
     """Seconds to wait after the `bad`-th failure: exponential, between half and the whole of it."""
     return min(_LONGEST, _FIRST * 2.0 ** min(bad, 10)) * (0.5 + jitter / 2)
+
+
+def sleep(seconds: float, stop: Event) -> None:
+    """Rest. Raises StoppedError if the work is called off meanwhile."""
+    if stop.wait(seconds):
+        raise StoppedError
