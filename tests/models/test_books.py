@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shinan.core.calls import Amount, Turn
-from shinan.core.errors import ModelError
+from shinan.core.errors import DataError, ModelError
 from shinan.core.example import Message, Part, user
 from shinan.core.ledger import Ledger
 from shinan.models.books import Books, Ledgered, failure
 from shinan.models.estimate import estimate, local_tokenizer
 from shinan.models.fake import FakeGenerator
-from shinan.models.generator import Completion, Finish, Generator, Question, Request, Sampling
+from shinan.models.generator import Completion, Done, Generator, Likelihood, Question, Request, Sampling
 from shinan.models.prices import Price
 
 
@@ -129,23 +129,28 @@ class Failing:
 
     name = "fake"
 
-    def __init__(self, finish: Finish = "failed") -> None:
+    def __init__(self) -> None:
         self.asked = 0
-        self.finish = finish
 
-    def generate(self, requests: list[Request], done: object = None) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
         """Fail."""
-        for index, _ in enumerate(requests):
+        replies = [failure("timeout", "nothing came") for _ in requests]
+        for index, reply in enumerate(replies):
             self.asked += 1
-            done(index, failure("timeout", "nothing came"))  # type: ignore[operator]
-        return []
+            if done:
+                done(index, reply)
+        return replies
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
+        """Not asked."""
+        raise NotImplementedError
 
 
 def test_a_failure_is_the_answer_until_it_is_retried(ledger: Ledger) -> None:
     failing = Failing()
-    [first] = ledgered(ledger, failing).generate([PLAIN])  # type: ignore[arg-type]
+    [first] = ledgered(ledger, failing).generate([PLAIN])
     assert first == Completion("", finish="failed", error="timeout: nothing came")
-    assert ledgered(ledger, failing).generate([PLAIN]) == [first]  # type: ignore[arg-type]
+    assert ledgered(ledger, failing).generate([PLAIN]) == [first]
     assert failing.asked == 1
     [again] = ledgered(ledger, FakeGenerator(), retry_failed=True).generate([PLAIN])
     assert again.text == "2 + 2?"
@@ -174,6 +179,24 @@ def test_a_known_turn_is_answered_from_the_ledger(ledger: Ledger) -> None:
     books.settle(asked, Completion("4"))
     assert books.begin(asked, 10, 10) is Turn.KNOWN
     assert books.answer(asked) == Completion("4")
+
+
+@pytest.mark.promise2
+def test_an_option_that_was_scored_is_not_scored_again(ledger: Ledger) -> None:
+    fake = FakeGenerator({"Sky is": " blue", "A": "x"})
+    sky = Question(prompt="Sky is", options=(" blue", " grey"))
+    more = Question(prompt="Sky is", options=(" grey", " red", " blue"))
+    other = Question(prompt="A", options=("b",))
+    first = ledgered(ledger, fake).score([sky, other, sky])
+    assert first == fake.score([sky, other, sky])
+    known = ledgered(ledger, FakeGenerator({}, name=fake.name))
+    assert known.score([sky, other]) == first[:2]
+    with pytest.raises(ModelError, match="no reply to 'Sky is'"):
+        known.score([more])
+    assert ledgered(ledger, fake).score([more]) == fake.score([more])
+    assert len(ledger.search("option")) == 4
+    with pytest.raises(DataError, match="it has no options"):
+        known.score([Question(prompt="a")])
 
 
 # ---- estimates ----

@@ -10,10 +10,10 @@ from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from shinan.core.calls import NOTHING, UNLIMITED, Amount, Call, DeadLetter, Limit, Turn, Why, ledger_json
-from shinan.core.errors import RunError
+from shinan.core.errors import ModelError, RunError
 from shinan.core.hashing import content_hash
 from shinan.core.ledger import Ledger
-from shinan.models.generator import Completion, Done, Generator, Question, Request, Sampling
+from shinan.models.generator import Completion, Done, Generator, Likelihood, Question, Request, Sampling, check_options
 from shinan.models.prices import FREE, Price, dollars
 
 # Failures that say something of the endpoint or the settings, not of the request: the next run asks again.
@@ -221,6 +221,25 @@ def through(books: Books, asked: Sequence[Asked], send: Send, done: Done | None 
     return [replies[index] for index in range(len(asked))]
 
 
+def as_reply(found: Likelihood, usage: tuple[int, int] = (0, 0)) -> Completion:
+    """A likelihood as the ledger keeps it: the text of a completion."""
+    return Completion(json.dumps(found), prompt_tokens=usage[0], new_tokens=usage[1])
+
+
+def scored(books: Books, questions: Sequence[Question], send: Send) -> list[tuple[Likelihood, ...]]:
+    """Likelihoods from the ledger where it has them; `send` asks the rest and tells each `as_reply`.
+
+    Its indices count the options of all questions, in order. Raises ModelError if one could not be had.
+    """
+    asked = [books.asked_option(question, option) for question in questions for option in question.options]
+    replies = through(books, asked, send)
+    if failed := [reply.error for reply in replies if reply.finish == "failed"]:
+        what = f"{len(failed)} of {len(replies)} options could not be scored: {failed[0]}"
+        raise ModelError(what, where=books.model, fix="see `shinan ledger --failed`, and retry those")
+    found = iter([Likelihood(*json.loads(reply.text)) for reply in replies])
+    return [tuple(next(found) for _ in question.options) for question in questions]
+
+
 @dataclass(frozen=True, slots=True)
 class Ledgered:
     """Any Generator with a ledger before it: a request that was answered once is never asked again.
@@ -247,3 +266,19 @@ class Ledgered:
             self.inner.generate([requests[i] for i in missing], lambda at, reply: arrived(missing[at], reply))
 
         return through(self.books, [self.books.asked(request) for request in requests], send, done)
+
+    def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
+        """See `Generator.score`. Options that are known are left out of what the generator is asked."""
+        check_options(questions)
+        owners = [(question, option) for question in questions for option in question.options]
+
+        def send(missing: Sequence[int], arrived: Tell) -> None:
+            places: dict[Question, list[int]] = {}
+            for index in missing:
+                places.setdefault(owners[index][0], []).append(index)
+            rest = [replace(question, options=tuple(owners[i][1] for i in own)) for question, own in places.items()]
+            for own, found in zip(places.values(), self.inner.score(rest), strict=True):
+                for index, likelihood in zip(own, found, strict=True):
+                    arrived(index, as_reply(likelihood))
+
+        return scored(self.books, questions, send)

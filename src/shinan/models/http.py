@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from shinan.core.errors import ModelError
 from shinan.core.hashing import derive_seed
-from shinan.models import structured, wire
-from shinan.models.books import Asked, Books, Tell, through
+from shinan.models import validated, wire
+from shinan.models.books import Asked, Books, Tell, as_reply, scored, through
 from shinan.models.endpoint import Endpoint
-from shinan.models.generator import Completion, Done, Likelihood, Question, Request
+from shinan.models.generator import Completion, Done, Likelihood, Question, Request, check_options
 from shinan.models.sending import PATIENCE, Patience, Sender, Shot
-from shinan.models.wire import Json, UnusableError, Usage
+from shinan.models.wire import Json, UnusableError
 
 _TOGETHER = 16  # replies asked for in one call: as many are lost if it fails
 
@@ -60,21 +59,19 @@ class HttpGenerator:
     def score(self, questions: Sequence[Question]) -> list[tuple[Likelihood, ...]]:
         """How likely each option of each question is, through `/completions` with echo. See `Generator.score`.
 
-        Raises ModelError for an endpoint without echo, for a conversation (chats do not echo), and if a call fails.
+        A token that holds the end of the prompt and the beginning of the option counts as the option's. Raises
+        DataError as every generator does, ModelError for an endpoint without echo, for a conversation (chats do not
+        echo), and if a call fails.
         """
+        check_options(questions)
         self._refuse_to_score(questions)
-        pairs = [(question, option) for question in questions for option in question.options]
-        asked = [self.books.asked_option(question, option) for question, option in pairs]
+        pairs = [(question.prompt, option) for question in questions for option in question.options]
+        asked = [self.books.asked_option(question, option) for question in questions for option in question.options]
 
         def send(missing: Sequence[int], tell: Tell) -> None:
-            self._sender.fire([self._echo(i, asked[i], pairs[i][0].prompt, pairs[i][1]) for i in missing], tell)
+            self._sender.fire([self._echo(i, asked[i], *pairs[i]) for i in missing], tell)
 
-        replies = through(self.books, asked, send)
-        if failed := [reply.error for reply in replies if reply.finish == "failed"]:
-            what = f"{len(failed)} of {len(replies)} options could not be scored: {failed[0]}"
-            raise ModelError(what, where=f"endpoint:{self.name}", fix="see `shinan ledger --failed`, and retry those")
-        found = iter([Likelihood(*json.loads(reply.text)) for reply in replies])
-        return [tuple(next(found) for _ in question.options) for question in questions]
+        return scored(self.books, questions, send)
 
     def _refuse_to_score(self, questions: Sequence[Question]) -> None:
         if "echo" not in self.endpoint.has:
@@ -105,16 +102,16 @@ class HttpGenerator:
         path, body = wire.body_of(request, self.endpoint)
         if not request.schema:
             return Shot([(index, asked)], path, body, lambda answer, most: wire.replies_of(answer, request, most))
-        schema = structured.parse_schema(request.schema)
+        schema = validated.parse_schema(request.schema)
         if "schema" not in self.endpoint.has:
-            body = _told(body, structured.instruction(request.schema))
+            body = _told(body, validated.instruction(request.schema))
 
         def read(answer: Json, most: int) -> list[Completion]:
             [reply] = wire.replies_of(answer, request, 1)
-            text, wrong = structured.checked(reply.text, schema)
+            text, wrong = validated.checked(reply.text, schema)
             if not wrong:
                 return [replace(reply, text=text)]
-            amended = _told(body, reply.text, structured.complaint(wrong))
+            amended = _told(body, reply.text, validated.complaint(wrong))
             what = f"no reply satisfied the schema; the last one: {wrong}"
             raise UnusableError("schema", what, again=True, why="useless", amended=amended)
 
@@ -122,9 +119,7 @@ class HttpGenerator:
 
     def _echo(self, index: int, asked: Asked, prompt: str, option: str) -> Shot:
         def read(answer: Json, most: int) -> list[Completion]:
-            usage: Usage = wire.usage_of(answer)
-            text = json.dumps(wire.likelihood_of(answer, prompt, option))
-            return [Completion(text, prompt_tokens=usage.prompt_tokens, new_tokens=usage.new_tokens)]
+            return [as_reply(wire.likelihood_of(answer, prompt, option), wire.usage_of(answer))]
 
         return Shot([(index, asked)], "/completions", wire.echo_body(prompt, option, self.endpoint), read)
 

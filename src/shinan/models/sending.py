@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import (
@@ -88,12 +89,11 @@ class Sender:
         self._endpoint, self._books, self._patience = endpoint, books, patience
         self._concurrency = concurrency
         self._lanes = Lanes(endpoint.urls, concurrency, patience.outage)
-        self._http = urllib3.PoolManager(
-            num_pools=len(endpoint.urls),
-            maxsize=concurrency,
-            retries=False,
-            timeout=urllib3.Timeout(connect=patience.connect, read=patience.silence),
-        )
+        timeout = urllib3.Timeout(connect=patience.connect, read=patience.silence)
+        self._pools = {
+            url: urllib3.connection_from_url(url, maxsize=concurrency, retries=False, timeout=timeout)
+            for url in endpoint.urls
+        }
 
     def fire(self, shots: Sequence[Shot], tell: Tell) -> None:
         """Send everything. Raises what stopped it, after what was in flight has come back."""
@@ -130,9 +130,8 @@ class Sender:
         """Try until every member has a reply, or is told to have failed."""
         bad, since = 0, time.monotonic()
         while shot.members:
-            jitter = derive_seed(0, "retry", shot.members[0][1].key, bad) / 2**63
             try:
-                if not self._attempt(shot, tell, jitter):
+                if not self._attempt(shot, tell, bad):
                     self._lanes.sleep(_LOOK_AGAIN)
             except UnusableError as trouble:
                 bad += trouble.reason not in _UNCOUNTED
@@ -142,10 +141,13 @@ class Sender:
                 elif trouble.amended:
                     shot.body = trouble.amended
                 elif trouble.reason not in _UNCOUNTED:
-                    self._lanes.sleep(rest(bad, jitter))
+                    self._lanes.sleep(rest(bad, _jitter(shot, bad)))
 
-    def _attempt(self, shot: Shot, tell: Tell, jitter: float) -> bool:
-        """Send once, whatever of the shot has its turn; whether anything had. Raises UnusableError."""
+    def _attempt(self, shot: Shot, tell: Tell, bad: int) -> bool:
+        """Send once, after `bad` failures, whatever of the shot has its turn; whether anything had.
+
+        Raises UnusableError.
+        """
         with self._lanes.lane() as lane:
             going = self._going(shot, tell)
             if going:
@@ -156,9 +158,9 @@ class Sender:
                     for _, asked in going:
                         self._books.end(asked, error.why if isinstance(error, UnusableError) else "uncertain")
                     if isinstance(error, UnusableError) and error.reason == "busy":
-                        self._lanes.pushed_back(lane, sent, error.after, jitter)
+                        self._lanes.pushed_back(lane, sent, error.after, _jitter(shot, bad))
                     elif isinstance(error, UnusableError) and error.reason == "unreachable":
-                        self._lanes.unreachable(lane, error.sentence, jitter)
+                        self._lanes.unreachable(lane, error.sentence, _jitter(shot, bad))
                     raise
                 self._lanes.went_well(lane)
         if going:
@@ -212,7 +214,7 @@ class Sender:
             raise UnusableError(
                 "text", f"the request holds half a character (a lone surrogate): {error.reason}"
             ) from None
-        status, headers, answer = self._call("POST", lane.url + path, data)
+        status, headers, answer = self._call("POST", lane.url, path, data)
         if status == 200:
             return wire.decoded(answer, headers.get("content-type", ""))
         models = self._models(lane.url) if status == 404 else []
@@ -223,20 +225,26 @@ class Sender:
     def _models(self, url: str) -> list[str]:
         """The models that an address lists; none if it does not."""
         try:
-            status, _, answer = self._call("GET", f"{url}/models", None)
+            status, _, answer = self._call("GET", url, "/models", None)
             return wire.models_of(wire.decoded(answer)) if status == 200 else []
         except UnusableError:
             return []
 
-    def _call(self, method: str, url: str, data: bytes | None) -> tuple[int, urllib3.HTTPHeaderDict, bytes]:
+    def _call(self, method: str, url: str, path: str, data: bytes | None) -> tuple[int, urllib3.HTTPHeaderDict, bytes]:
         """(status, headers, body), whatever the status. Raises UnusableError if there is no whole answer."""
         key = api_key(url)
         headers = {"Content-Type": "application/json", "User-Agent": f"shinan/{__version__}"}
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
         start = time.monotonic()
         try:
-            response = self._http.request(
-                method, url, body=data, headers=headers, preload_content=False, decode_content=False, redirect=False
+            response = self._pools[url].urlopen(
+                method,
+                urlsplit(url).path + path,
+                body=data,
+                headers=headers,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
             )
             try:
                 answer = self._read(response, start)
@@ -270,6 +278,11 @@ class Sender:
                 what = f"the answer was not whole after {self._patience.answer:g} s"
                 raise UnusableError("timeout", what, again=True, why="uncertain")
         return b"".join(parts)
+
+
+def _jitter(shot: Shot, bad: int) -> float:
+    """In [0, 1): spreads the attempts of requests that failed together."""
+    return derive_seed(0, "retry", shot.members[0][1].key, bad) / 2**63
 
 
 def _join(threads: Sequence[threading.Thread]) -> None:
