@@ -329,7 +329,7 @@ class TestStrangers:
         assert ask(server, "/v1/models", headers={"Host": host}).status == 200
 
     def test_pages_of_other_sites(self, server: Server) -> None:
-        for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://["):
             reply = ask(server, "/v1/chat/completions", b"{}", headers={"Origin": origin})
             assert (reply.status, reply.json["error"]["code"]) == (403, "foreign_origin")
             assert reply.headers["Access-Control-Allow-Origin"] is None

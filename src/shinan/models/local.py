@@ -10,9 +10,9 @@ from shinan.core.errors import DataError
 from shinan.models.decode import DecodeLoop, Row
 from shinan.models.decoder import Decoder
 from shinan.models.generator import Completion, Done, Finish, Likelihood, Question, Request, check_options
-from shinan.models.grammar import JsonFilter
 from shinan.models.likelihood import Continuation, likelihoods
 from shinan.models.rendering import ChatFormat
+from shinan.models.structured import JsonFilter
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,11 @@ class Routes:
                 [Problem(f"{body.choices} replies are asked for at once", "n", f"ask for at most {most}")]
             )
         news = News()
-        # in another thread, as a long text takes a while to encode
+        # in another thread: a long talk is many encodings, between which others have their turn
         tickets = await asyncio.to_thread(tickets_of, self.served, body, news.ring)
-        self.engine.submit(tickets)
         ended = partial(self.metrics.decoded, tickets, came)
         work = Work(self.engine, answers_of(self.served, tickets, body), news, ended)
+        self.engine.submit(tickets)
         return Stream(work, usage=body.tells_usage) if body.stream else await work.whole(request)
 
 

@@ -6,7 +6,6 @@ import hmac
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -99,12 +98,11 @@ class Guard:
     def _refusal(self, headers: Headers, path: str) -> Response | None:
         host = headers.get("host", "")
         if self._hosts is not None and host.rpartition(":")[0] not in self._hosts and host not in self._hosts:
+            # Perhaps a page that made its own name point here, to be of this server's origin (DNS rebinding).
             what = f"this server is not called {host[:100]!r}\n  do this: use http://127.0.0.1 and its port"
-            return error_response(
-                403, what, code="unknown_host"
-            )  # a page that made its name point here (DNS rebinding)
+            return error_response(403, what, code="unknown_host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return error_response(403, "pages of other sites may not ask this server", code="foreign_origin")
         if self._key and path not in _OPEN and not self._knows_key(headers.get("authorization", "")):
             what = "the API key is missing or wrong\n  do this: send it as `Authorization: Bearer KEY`"

@@ -14,8 +14,8 @@ from shinan.core.errors import ConfigError, Problem, ShinanError, nearest
 from shinan.core.hashing import derive_seed
 from shinan.models.decode import Row
 from shinan.models.generator import Sampling
-from shinan.models.grammar import JsonFilter
 from shinan.models.reply import ReplyText
+from shinan.models.structured import JsonFilter
 from shinan.serve.engine import Ticket
 from shinan.serve.protocol import Asked, ChatBody, CompletionBody
 from shinan.serve.served import Served

@@ -22,7 +22,7 @@ KEY = "SHINAN_SERVE_KEY"
 
 _FINISH_WITHIN = 3.0  # seconds that a stopping server gives to what it is decoding
 _LEAVE_WITHIN = 5  # seconds after which it closes the connections that are left
-_CONNECTIONS = 512  # more than these are answered with 503
+_CONNECTIONS = 320  # more are answered with 503; each may hold a request of `LARGEST` bytes
 
 
 class Server(uvicorn.Server):

@@ -19,9 +19,9 @@ from shinan.core.example import user
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
 from shinan.models.generator import Completion, Request, Sampling
-from shinan.models.grammar import JsonFilter
 from shinan.models.local import LocalGenerator
 from shinan.models.sources import resolve
+from shinan.models.structured import JsonFilter
 from shinan.models.tokenizer import Tokenizer
 
 ASK = (user("Describe it."),)
