@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,15 +78,15 @@ def measure(peer: str, count: int, repeat: int) -> None:
 
 def cases(p3_folder: Path, repeat: int) -> Iterator[dict[str, Any]]:
     """For each row, the templates of its dataset that write something for it: {templates, rows, names}."""
-    files = {load_promptsource(path)[0].dataset: path for path in sorted((p3_folder / "templates").rglob("*.yaml"))}
-    grouped: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
-    loaded = {dataset: load_promptsource(path) for dataset, path in files.items()}
+    load = cache(load_promptsource)
+    grouped: dict[tuple[Path, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
     for number, old in enumerate(rendered(p3_folder)):
-        names = tuple(made.name for made in loaded[old.dataset] if _writes(made, old.row, number))
-        grouped[old.dataset, names].append(old.row)
-    for (dataset, names), taken in grouped.items():
+        path = p3_folder / "templates" / old.dataset / "templates.yaml"
+        names = tuple(made.name for made in load(path) if _writes(made, old.row, number))
+        grouped[path, names].append(old.row)
+    for (path, names), taken in grouped.items():
         if names:
-            yield {"templates": str(files[dataset]), "rows": taken * repeat, "names": names}
+            yield {"templates": str(path), "rows": taken * repeat, "names": names}
 
 
 def _writes(made: P3Template, row: dict[str, Any], number: int) -> bool:
