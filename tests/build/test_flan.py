@@ -97,6 +97,20 @@ def test_rows_that_cannot_be_used_are_dropped_with_file_line_and_reason(tmp_path
         assert faults[8].detail.startswith(f"{path}:9: template 'write_hypothesis': output cannot be split")
 
 
+@pytest.mark.promise10
+def test_huge_rows_and_broken_bytes_cost_only_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row(n)).encode() for n in range(8)]
+    lines[2] = json.dumps(row(2, p="x" * 200_000)).encode()
+    lines[4] = lines[4].replace(b"Premise", b"Pr\xe9mise")
+    lines[6] = json.dumps(row(6, h="\ud800")).encode()
+    path.write_bytes(b"\n".join(lines))
+    made = built(str(path), invert=0.0)
+    assert {e.provenance.row: v.reason for e, v in dropped(made)} == {2: "template", 4: "unreadable", 6: "unreadable"}
+    assert "is longer than 100000 characters" in next(v.detail for _, v in dropped(made) if v.reason == "template")
+    assert len(kept(made)) == 5
+
+
 @pytest.mark.promise1
 def test_kept_and_dropped_are_written_and_read_back(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ["{", *(row(n) for n in range(30)), row(3)])

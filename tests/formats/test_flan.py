@@ -198,6 +198,16 @@ def test_the_budget_is_kept_and_used(seed: int, number: int, budget: int, mixed:
         assert len(whole.prompt_text) - gone > budget
 
 
+def test_a_prompt_may_be_as_long_as_the_budget_and_no_longer() -> None:
+    free = Renderer(QA, "en", manner("few_shot", shots=(5,)), 1, pool(QA, *ROWS))
+    for number in range(30):
+        whole = rendered(free, ROWS[0], number)
+        length = len(whole.prompt_text)
+        assert rendered(replace(free, manner=replace(free.manner, max_tokens=length)), ROWS[0], number) == whole
+        less = rendered(replace(free, manner=replace(free.manner, max_tokens=length - 1)), ROWS[0], number)
+        assert less.tags["exemplars"].split() == whole.tags["exemplars"].split()[:-1]
+
+
 def test_a_pool_without_another_question_leaves_none() -> None:
     for shown in ([], pool(QA, ROWS[0])):
         with pytest.raises(
