@@ -1,6 +1,6 @@
 """Do more tasks, shown examples and varied wording help held-out tasks? Real tunings at equal labelled tokens.
 
-    python -m bench.task_variety [--runs runs/task-variety] [--seeds 0 1] [--labelled 1500] [--arms 5 15 all ...]
+    python -m bench.task_variety [--runs runs/task-variety] [--seeds 0 1] [--labelled 1200] [--arms 5 15 all ...]
 
 Super-NaturalInstructions (arXiv 2204.07705, figure 5a) and FLAN (arXiv 2109.01652, figure 6) found that
 more tasks help. Every arm is recipes/natural-instructions.yaml with other rows; all are asked the same items of the
@@ -128,7 +128,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/task-variety"), help="folder for the run folders")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--labelled", type=int, default=1500, help="labelled tokens of every arm, within 1 %%")
+    parser.add_argument("--labelled", type=int, default=1200, help="labelled tokens of every arm, within 1 %%")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     return parser.parse_args()
 
