@@ -1,11 +1,11 @@
 """Do more tasks, shown examples and varied wording help held-out tasks? Real tunings at equal labelled tokens.
 
-    python -m bench.task_variety [--runs runs/task-variety] [--seeds 0 1] [--labelled 1500] [--arms 5 15 all ...]
+    python -m bench.task_variety [--runs runs/task-variety] [--seeds 0 1] [--labelled 1200] [--arms 5 15 all ...]
 
-Super-NaturalInstructions (arXiv 2204.07705, figure 5a) and FLAN (arXiv 2109.01652, figure 6) found that
-more tasks help. Every arm is recipes/natural-instructions.yaml with other rows; all are asked the same items of the
-categories that the recipe holds out. Finished stages are reused, so that a killed bench goes on where it was. One line
-an arm, then the comparisons, all of it in `bench/results/task-variety.json`.
+Super-NaturalInstructions (arXiv 2204.07705, figure 5a) and FLAN (arXiv 2109.01652, figure 6) found that more tasks
+help. Every arm is recipes/natural-instructions.yaml with other rows; all are asked the same items of the categories
+that the recipe holds out. Finished stages are reused, so that a killed bench goes on where it was. It prints the arms
+and the comparisons; both are in `bench/results/task-variety.json`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/task-variety"), help="folder for the run folders")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--labelled", type=int, default=1500, help="labelled tokens of every arm, within 1 %%")
+    parser.add_argument("--labelled", type=int, default=1200, help="labelled tokens of every arm, within 1 %%")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     return parser.parse_args()
 
@@ -276,7 +276,11 @@ def _compare(logs: Logs, seed: int) -> list[dict[str, Any]]:
 
 
 def _table(found: Mapping[str, Any]) -> str:
-    lines = [f"{'compared':58} {'seed':>4} {'metric':12} {'first':>6} {'then':>6} {'change':>6} 95 % interval  p"]
+    """What was tuned, then what was compared."""
+    keys = ("tasks", "examples", "labelled_tokens", "tokens", "computed_tokens", "steps", "seconds")
+    lines = [f"{'arm':16} {'seed':>4} " + " ".join(f"{key:>15}" for key in keys)]
+    lines += [f"{a['arm']:16} {a['seed']:4} " + " ".join(f"{a[key]:15}" for key in keys) for a in found["arms"]]
+    lines += ["", f"{'compared':58} {'seed':>4} {'metric':12} {'first':>6} {'then':>6} {'change':>6} 95 % interval  p"]
     for row in found["comparisons"]:
         low, high = row["ci95"]
         scores = f"{100 * row['before']:6.1f} {100 * row['after']:6.1f} {100 * row['delta']:+6.1f}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 
 from bench import task_variety
+from bench.pairs import RESULTS
 from shinan.core.hashing import derive_seed
 from tests.formats.task_files import version_2, write
 
@@ -36,3 +38,12 @@ def test_arms_differ_in_their_rows_and_in_nothing_else(tmp_path: Path, monkeypat
     assert recipes["all-10-wordings"].build[0].params["wordings"] == 10
     assert recipes["all-definition"].build[0].params["encoding"] == "definition"
     assert len(recipes["15"].build[0].params["tasks"]) == 15
+
+
+def test_the_table_says_what_was_run_and_what_came_out() -> None:
+    found = json.loads((RESULTS / "task-variety.json").read_text("utf-8"))
+    lines = task_variety._table(found).splitlines()
+    assert len(lines) == len(found["arms"]) + len(found["comparisons"]) + 3
+    labelled = [arm["labelled_tokens"] for arm in found["arms"]]
+    assert max(labelled) <= found["what"]["labelled"] <= 1.02 * min(labelled)
+    assert len(found["what"]["training_tasks"]) >= 30
