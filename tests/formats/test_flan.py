@@ -158,7 +158,7 @@ def test_a_rationale_is_asked_for_with_the_options_shown() -> None:
 ROWS = [qa(f"question {n}?", f"answer {n}") for n in range(40)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**62), st.integers(0, 39), st.floats(0, 1), st.sampled_from([0.0, 0.3, 1e9]))
 def test_a_demonstration_is_never_the_row_itself_nor_asks_the_same(
     seed: int, number: int, mixed: float, invert: float
@@ -178,7 +178,7 @@ def test_a_demonstration_is_never_the_row_itself_nor_asks_the_same(
             assert f"question {number}?" not in text
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**62), st.integers(0, 39), st.integers(10, 600), st.floats(0, 1))
 def test_the_budget_is_kept_and_used(seed: int, number: int, budget: int, mixed: float) -> None:
     free = Renderer(QA, "en", manner("few_shot", mixed=mixed), seed, pool(QA, *ROWS))
@@ -345,7 +345,7 @@ def test_a_changed_share_leaves_the_other_draws_alone() -> None:
             assert first == second
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**62), st.integers(0, 10**6), st.sampled_from(["en", "ja"]), st.integers(0, 2))
 def test_shown_options_hold_the_answer_and_hidden_ones_are_the_words(
     seed: int, number: int, language: str, right: int

@@ -323,7 +323,7 @@ READINGS = [
 
 
 @pytest.mark.promise10
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "a.b"]), anything))
 def test_arbitrary_rows_are_read_or_refused(row: dict[str, Any]) -> None:
     for read in READINGS:

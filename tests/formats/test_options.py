@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shinan.formats.options import Look, draw_look
@@ -50,6 +50,7 @@ def test_more_options_than_letters_are_bulleted_and_answered_in_words() -> None:
     assert look("(A) ").answer(words[:26], 25) == "(Z)"
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**62),
     st.integers(0, 10**6),
