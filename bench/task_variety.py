@@ -23,6 +23,7 @@ from bench.pairs import RESULTS
 from bench.workloads import data_folder
 from shinan.build.task_split import read_table
 from shinan.core.dataset import read_manifest, read_rows, write_atomic
+from shinan.core.errors import TrainingError
 from shinan.core.example import Example, Message, assistant
 from shinan.core.hashing import derive_seed
 from shinan.curate.overlap import overlap
@@ -44,6 +45,7 @@ LONGEST = 400  # tokens of a row with both examples; longer ones would cost more
 LEAST = 24  # rows that short which a task must have
 ITEMS = 10  # of each held-out task
 LONGEST_REPLY = 32
+TUNE = {"validation": 0, "instances_per_prompt": 4}  # every row is trained on, and much of a batch is shared
 MOST_ROWS = 4096  # of an arm; there are 120 a task
 BALANCE = 0.05  # how far the labelled tokens a row of an arm's tasks may be from those of all
 METRICS = ("rouge_l", "exact_match")
@@ -101,11 +103,15 @@ def main() -> None:
         logs: Logs = {}
         folders = {}
         for name in chosen.arms:
-            folders[name], facts = _run(name, seed, chosen, tasks, chat)
+            try:
+                folders[name], facts = _run(name, seed, chosen, tasks, chat)
+            except TrainingError as error:
+                found["arms"].append({"arm": name, "seed": seed, "stopped": error.what})
+                continue
             logs |= _answers(name, folders[name], chosen)
             found["arms"].append({"arm": name, "seed": seed} | facts)
             _record(found, logs, seed)
-        for name, asked in [(arm, asked) for arm in chosen.arms for asked in ARMS[arm].further]:
+        for name, asked in [(arm, asked) for arm in folders for asked in ARMS[arm].further]:
             task = EvalTask.model_validate(_task(asked, chosen))
             place = chosen.runs / f"{name}-{seed}-{asked}"
             logs[name, asked] = measure(str(folders[name] / "checkpoints" / "best"), [task], place, seed=seed)[asked]
@@ -116,7 +122,7 @@ def main() -> None:
 def _record(found: dict[str, Any], logs: Logs, seed: int) -> None:
     """Score and compare what has been answered so far, and write it down."""
     for arm in found["arms"]:
-        if arm["seed"] == seed:
+        if arm["seed"] == seed and "stopped" not in arm:
             mine = {asked: samples for (name, asked), samples in logs.items() if name == arm["arm"]}
             arm["scores"] = {asked: means(samples, METRICS)["alpaca"] for asked, samples in mine.items()}
     found["base"] = means(logs["base", ""], METRICS)
@@ -208,7 +214,7 @@ def _recipe(name: str, seed: int, limit: int, chosen: argparse.Namespace, tasks:
         "seed": seed,
         "build": [{"id": "super-ni", "use": "natural_instructions", "with": rows}],
         "evaluate": [_task("examples", chosen)],
-        "tune.validation": 0,
+        **{f"tune.{key}": value for key, value in TUNE.items()},
     }
     return load_recipe(RECIPE, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
@@ -251,7 +257,7 @@ def _what(chosen: argparse.Namespace, base: Recipe, tasks: Mapping[str, float]) 
     return {
         "model": base.model,
         "chat": base.chat,
-        "tune": base.tune.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"validation": 0},
+        "tune": base.tune.model_dump(mode="json", by_alias=True, exclude_unset=True) | TUNE,
         "heldout_categories": base.build[0].params["heldout_categories"],
         "labelled": chosen.labelled,
         "longest_row": LONGEST,
@@ -279,7 +285,9 @@ def _table(found: Mapping[str, Any]) -> str:
     """What was tuned, then what was compared."""
     keys = ("tasks", "examples", "labelled_tokens", "tokens", "computed_tokens", "steps", "seconds")
     lines = [f"{'arm':16} {'seed':>4} " + " ".join(f"{key:>15}" for key in keys)]
-    lines += [f"{a['arm']:16} {a['seed']:4} " + " ".join(f"{a[key]:15}" for key in keys) for a in found["arms"]]
+    for arm in found["arms"]:
+        told = arm.get("stopped") or " ".join(f"{arm[key]:15}" for key in keys)
+        lines.append(f"{arm['arm']:16} {arm['seed']:4} {told}")
     lines += ["", f"{'compared':58} {'seed':>4} {'metric':12} {'first':>6} {'then':>6} {'change':>6} 95 % interval  p"]
     for row in found["comparisons"]:
         low, high = row["ci95"]
