@@ -18,6 +18,7 @@ from shinan.models import cache, cached
 from shinan.models import decode as decode_module
 from shinan.models.checkpoint import load_model
 from shinan.models.decode import DecodeLoop, Row, decode
+from shinan.models.decoder import Input
 from shinan.models.generator import Sampling
 from shinan.models.head import Head
 from shinan.models.narrow import narrow_products
@@ -171,6 +172,12 @@ class TestFamilies:
             assert_exact(model, rows)
 
 
+def finish(loop: DecodeLoop) -> None:
+    """Step until nothing runs."""
+    while not loop.idle:
+        loop.step()
+
+
 class TestLoop:
     def test_rows_come_and_go_while_others_run(self, fresh: Callable[..., Any]) -> None:
         model = fresh()
@@ -283,21 +290,22 @@ class TestLoop:
         loop = DecodeLoop(fresh(), slots=2)
         fed: list[int] = []
         states = loop._decoder.states
-        monkeypatch.setattr(
-            loop._decoder, "states", lambda packed: fed.extend(packed.ids[0].tolist()) or states(packed)
-        )
+
+        def recorded(packed: Input) -> Tensor:
+            fed.extend(packed.ids[0].tolist())
+            return states(packed)
+
+        monkeypatch.setattr(loop._decoder, "states", recorded)
         head = [2, *range(100, 140)]
         rows = [_row([*head, 50 + i, 60 + i], 1) for i in range(6)]
         for row in rows:
             loop.add(row)
-        while not loop.idle:
-            loop.step()
+        finish(loop)
         assert fed.count(2) == 1
         assert len(fed) == len(head) + 6 * 2
         late = _row([*head, 77], 1)
         loop.add(late)
-        while not loop.idle:
-            loop.step()
+        finish(loop)
         assert fed[-1:] == [77]
         assert len(fed) == len(head) + 6 * 2 + 1
         assert_exact(loop._decoder.model, [*rows, late])
@@ -312,10 +320,9 @@ class TestLoop:
             loop.step()
             assert loop._prefixes.tokens <= 120 // 4
         assert_exact(loop._decoder.model, rows)
-        long = _row([2, *range(8, 100)], 20)  # with pools in powers of two it needs all there is
+        long = _row([*range(8, 101)], 20)  # rounded to a power of two, that is all there is
         loop.add(long)
-        while not loop.idle:
-            loop.step()
+        finish(loop)
         assert loop._prefixes.tokens == 0
         assert_exact(loop._decoder.model, [long])
 
