@@ -92,6 +92,7 @@ def load(address: str, model: str, talks: Sequence[tuple[Message, ...]], clients
         answers = list(pool.map(one, talks))
     seconds = time.perf_counter() - began
     firsts = sorted(answer.first for answer in answers)
+    print(f"{clients} clients: {len(answers)} answers in {seconds:.1f} s", file=sys.stderr, flush=True)
     return {
         "clients": clients,
         "requests": len(answers),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from shinan.models.tokenizer import Place, Tokenizer
 from shinan.serve import connection, guard
@@ -195,6 +199,26 @@ class TestSizes:
             413,
             "the request is larger than 4 MiB\n  do this: send less at a time",
         )
+
+    def test_what_is_dropped_is_not_held(self) -> None:
+        left = 32
+
+        async def receive() -> dict[str, Any]:
+            nonlocal left
+            left -= 1
+            return {"type": "http.request", "body": b"x" * (1 << 20), "more_body": left > 0}
+
+        async def refused() -> None:
+            with pytest.raises(HTTPException) as error:
+                await guard.read_body(Request({"type": "http", "headers": []}, receive))
+            assert error.value.status_code == 413
+
+        tracemalloc.start()
+        asyncio.run(refused())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert left == 0
+        assert peak < 2.5 * guard.LARGEST
 
     def test_one_that_only_says_so(self, server: Server) -> None:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999\r\n\r\n"
