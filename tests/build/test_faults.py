@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shinan.build.author import Ask, Reply
-from shinan.build.faults import copy, foreign, loop, refusal, truncated, unanswered, unusable
+from shinan.build.faults import copy, foreign, loop, refusal, truncated, unanswered, unusable, wordless
 from shinan.build.improve.self_instruct import TASKS
 from shinan.core.verdict import Verdict
 from shinan.models.generator import Completion, Request
@@ -106,3 +106,8 @@ def test_any_text_gets_a_verdict(text: str) -> None:
     for guard in (True, False):
         found = unusable(reply(text, text), guard=guard)
         assert found is None or not found.keep
+
+
+def test_counting_on_is_no_instruction() -> None:
+    assert wordless("1. 2. 3. 4. 5.") == Verdict.drop("no_words", "1. 2. 3. 4. 5.")
+    assert wordless("1. 2. 橋") is None

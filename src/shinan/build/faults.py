@@ -1,8 +1,8 @@
 """What can be wrong with what a model wrote. Each judge gives the verdict, or None if there is nothing to say.
 
 Reasons: failed (no answer came), empty, truncated (the answer was cut at its longest), refusal, loop, copy (of the
-prompt), other_language. The published methods have only the first three; where a method has the others too, its
-parameter `guard` switches them off.
+prompt), no_words, other_language. The published methods have only the first three; where a method has the others too,
+its parameter `guard` switches them off.
 """
 
 from __future__ import annotations
@@ -93,3 +93,8 @@ def foreign(text: str, language: Language) -> Verdict | None:
     """The text is surely in another language, as far as script and common words tell."""
     found = other_language(text, language)
     return Verdict.drop("other_language", found) if found else None
+
+
+def wordless(text: str) -> Verdict | None:
+    """There is no letter in it: small models that are asked for the next entry of a list may go on counting."""
+    return None if any(map(str.isalpha, text)) else Verdict.drop("no_words", text[:_HEAD])

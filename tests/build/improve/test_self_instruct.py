@@ -262,6 +262,7 @@ def test_new_instructions_that_can_never_be_done_end_it_too() -> None:
         ("", "empty"),
         (" Say it again." * 9, "loop"),
         ("1. 2. 3.", "too_short"),
+        ("1. 2. 3. 4. 5. 6. 7. 8. 9.", "no_words"),
         (" Schreibe ein Gedicht, das mit dem Wort Regen beginnt und nicht reimt.", "other_language"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic import PositiveInt
 
 from shinan.build.author import Ask, Author, Reply
-from shinan.build.faults import foreign, unusable
+from shinan.build.faults import foreign, unusable, wordless
 from shinan.build.improve.encodings import encoded
 from shinan.build.improve.instances import Instance, input_first, judge, output_first
 from shinan.build.instructions import Seed, as_messages, one_line, seeds_of, unmarked, unsuitable
@@ -93,7 +93,8 @@ def self_instruct(
         rows: the seeds.
         teacher: the model that is asked (see `Teacher`).
         budget: no round begins once so many calls were made; more keeps what fewer have brought.
-        guard: drop refusals, loops, copies of the prompt and other languages too, which the paper does not.
+        guard: drop refusals, loops, copies of the prompt, instructions without a word and other languages too, which
+            the paper does not.
         language: of the instructions; the filter on a first character beyond ASCII is for English alone.
         instructions: rounds go on until so many were accepted (the paper: 52,445).
         requests: prompts of a round.
@@ -163,7 +164,9 @@ def _sift(
     if not found:
         yield author.drop(author.row(reply), Verdict.drop("unparsable", "no list of instructions"))
     for instruction in found:
-        verdict = unsuitable(instruction, language=language) or (foreign(instruction, language) if guard else None)
+        verdict = unsuitable(instruction, language=language)
+        if guard and not verdict:
+            verdict = wordless(instruction) or foreign(instruction, language)
         if not verdict and (rival := pool.novelty.admit(instruction)):
             verdict = Verdict.drop("not_novel", f"{rival.f:.2f} like: {rival.text}")
         if verdict:
