@@ -40,9 +40,7 @@ def main() -> None:
             for method in chosen.method:
                 made += _tuning(model, name, method, chosen)
         if chosen.decoding:
-            found = decoding.measure(model)
-            save("decoding", found)
-            made += found
+            made += decoding.measure(model, chosen.pairs)
     except ShinanError as error:
         sys.exit(str(error))
     for row in made:

@@ -13,12 +13,18 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from shinan.core.errors import DataError
 from shinan.models import cache, cached
 from shinan.models import decode as decode_module
 from shinan.models.checkpoint import load_model
 from shinan.models.decode import DecodeLoop, Row, decode
+from shinan.models.decoder import Input
 from shinan.models.generator import Sampling
+from shinan.models.head import Head
+from shinan.models.narrow import narrow_products
 from shinan.models.sampling import sample
+from shinan.models.sources import resolve
+from shinan.models.tokenizer import Tokenizer
 from tests.models.families import FAMILIES, VOCABULARY, make
 
 _PROMPTS = [[2, 40, 41, 42], [2, *range(50, 95)], [2, 99], [2, 7 + 8, 9 + 8, 11 + 8, 30, 31]]
@@ -166,6 +172,12 @@ class TestFamilies:
             assert_exact(model, rows)
 
 
+def finish(loop: DecodeLoop) -> None:
+    """Step until nothing runs."""
+    while not loop.idle:
+        loop.step()
+
+
 class TestLoop:
     def test_rows_come_and_go_while_others_run(self, fresh: Callable[..., Any]) -> None:
         model = fresh()
@@ -241,3 +253,125 @@ class TestLoop:
             assert [token for token, _ in tops] == exact.indices.tolist()
             assert [logprob for _, logprob in tops] == pytest.approx(exact.values.tolist(), abs=1e-4)
         assert [tops[0][0] for tops in noting.tops] == noting.ids
+
+    def test_rows_wait_until_there_is_memory(self, fresh: Callable[..., Any]) -> None:
+        """Each of the rows may take a pool place of 64 tokens, and there is room for two."""
+        loop = DecodeLoop(fresh(), slots=4, max_tokens=150)
+        rows = [_row(prompt, n) for prompt, n in zip(_PROMPTS, (6, 3, 4, 5), strict=True)]
+        for row in rows:
+            loop.add(row)
+        together = 0
+        while not loop.idle:
+            ended = loop.step()
+            together = max(together, sum(bool(row.ids) and not row.finish for row in rows) + len(ended))
+        assert together == 2
+        assert [len(row.ids) for row in rows] == [6, 3, 4, 5]
+        assert_exact(loop._decoder.model, rows)
+
+    @pytest.mark.promise10
+    def test_a_row_that_could_never_run_is_refused(self, fresh: Callable[..., Any]) -> None:
+        loop = DecodeLoop(fresh(), max_tokens=1000)
+        with pytest.raises(
+            DataError, match="may take 10,000,004 tokens, and there is room for 1,000\n  do this: shorten"
+        ):
+            loop.add(_row(_PROMPTS[0], 10_000_000))
+        with pytest.raises(DataError, match="the prompt has no tokens"):
+            loop.add(_row([]))
+        with pytest.raises(
+            DataError, match="may take 65 tokens, and there is room for 64"
+        ):  # positions that it learned
+            DecodeLoop(make("gpt2")).add(_row([5] * 60, 5))
+        assert loop.idle
+
+    @pytest.mark.usefixtures("cramped")
+    def test_what_prompts_share_is_computed_once(
+        self, fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loop = DecodeLoop(fresh(), slots=2)
+        fed: list[int] = []
+        states = loop._decoder.states
+
+        def recorded(packed: Input) -> Tensor:
+            fed.extend(packed.ids[0].tolist())
+            return states(packed)
+
+        monkeypatch.setattr(loop._decoder, "states", recorded)
+        head = [2, *range(100, 140)]
+        rows = [_row([*head, 50 + i, 60 + i], 1) for i in range(6)]
+        for row in rows:
+            loop.add(row)
+        finish(loop)
+        assert fed.count(2) == 1
+        assert len(fed) == len(head) + 6 * 2
+        late = _row([*head, 77], 1)
+        loop.add(late)
+        finish(loop)
+        assert fed[-1:] == [77]
+        assert len(fed) == len(head) + 6 * 2 + 1
+        assert_exact(loop._decoder.model, [*rows, late])
+
+    @pytest.mark.usefixtures("cramped")
+    def test_prefixes_make_room_when_rows_need_it(self, fresh: Callable[..., Any]) -> None:
+        loop = DecodeLoop(fresh(), slots=2, max_tokens=120)
+        rows = [_row([2, *range(100 + 20 * (i // 2), 120 + 20 * (i // 2)), 50 + i], 3) for i in range(8)]
+        for row in rows:
+            loop.add(row)
+        while not loop.idle:
+            loop.step()
+            assert loop._prefixes.tokens <= 120 // 4
+        assert_exact(loop._decoder.model, rows)
+        long = _row([*range(8, 101)], 20)  # rounded to a power of two, that is all there is
+        loop.add(long)
+        finish(loop)
+        assert loop._prefixes.tokens == 0
+        assert_exact(loop._decoder.model, [long])
+
+
+class TestBf16:
+    def test_a_turned_product_is_the_same(self) -> None:
+        source = torch.Generator().manual_seed(0)
+        layer = torch.nn.Linear(96, 48, dtype=torch.bfloat16)
+        x = torch.randn(1, 5, 96, generator=source).bfloat16()
+        exact = layer(x)
+        with narrow_products(layer, 5):
+            assert "forward" in layer.__dict__
+            turned = layer(x)
+        assert "forward" not in layer.__dict__
+        torch.testing.assert_close(turned, exact, atol=2**-8, rtol=2**-7)  # sums in another order, rounded once
+
+    def test_logits_are_the_heads(self) -> None:
+        source = torch.Generator().manual_seed(0)
+        weight, x = torch.randn(70, 32, generator=source), torch.randn(3, 32, generator=source)
+        for softcap in (0.0, 2.0):
+            exact = x @ weight.T
+            exact = softcap * (exact / softcap).tanh() if softcap else exact
+            torch.testing.assert_close(Head(weight, softcap).logits(x), exact)
+            low = Head(weight.bfloat16(), softcap).logits(x.bfloat16())
+            torch.testing.assert_close(low, exact, atol=0.15, rtol=0.05)
+
+    @pytest.mark.slow
+    def test_how_near_the_near_ties_are(self) -> None:
+        """Every token that the loop writes is, by a forward pass over the row alone, the most likely one or within
+        0.25 of it: bf16 rounds logits between 16 and 32 to 1/8. And no more than a tenth of the tokens are not the
+        most likely one."""
+        folder = resolve("starter:gemma-3-270m")
+        model: Any = load_model(folder, torch.bfloat16)
+        tokenizer = Tokenizer.load(folder)
+        texts = [
+            "The capital of France is",
+            "Once upon a time",
+            "日本の首都は",
+            "def add(a, b):",
+            "Once upon a time there",
+        ]
+        rows = [_row([tokenizer.bos_id or 0, *tokenizer.encode(text)], 24) for text in texts]
+        decode(model, rows, slots=3)
+        gaps = []
+        for row in rows:
+            logits = (
+                model(torch.tensor([[*row.prompt, *row.ids[:-1]]])).logits[0, len(row.prompt) - 1 :].float().detach()
+            )
+            chosen = logits.gather(1, torch.tensor(row.ids)[:, None])[:, 0]
+            gaps += (logits.amax(-1) - chosen).tolist()
+        assert max(gaps) <= 0.25
+        assert sum(gap > 0 for gap in gaps) <= len(gaps) / 10

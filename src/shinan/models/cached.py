@@ -26,12 +26,14 @@ class Batch:
     Attributes:
         pool: the pool.
         tokens: where the new tokens stand in the packed sequence.
+        rows: [rows] 0, 1, 2, ...
         places: [rows] where each goes in its row.
         longest: own tokens of the longest row, the new one included.
     """
 
     pool: Pool
     tokens: slice
+    rows: Tensor
     places: Tensor
     longest: int
     _made: dict[int | None, Tensor] = field(default_factory=dict)
@@ -41,13 +43,12 @@ class Batch:
     ) -> tuple[Tensor, Tensor]:
         """See `_part`; query [h, t, d], new keys and values [2, g, t, d] of this batch."""
         memory = self.pool.memory[layer, :, : len(self.places)]
-        index = torch.arange(len(self.places), device=new.device)
-        memory[:, index, :, self.places] = new.permute(2, 0, 1, 3)
+        memory[:, self.rows, :, self.places] = new.permute(2, 0, 1, 3)
         keys, values = memory[..., : self.longest, :]
         heads, groups = len(query), keys.shape[1]
-        grouped = query.transpose(0, 1).reshape(len(index), groups, heads // groups, -1)
+        grouped = query.transpose(0, 1).reshape(len(self.places), groups, heads // groups, -1)
         out, lse = _part(grouped, keys, values, self._bias(window, new.dtype), scaling)
-        return out.reshape(len(index), heads, -1).transpose(0, 1), lse.reshape(len(index), heads).T
+        return out.reshape(len(self.places), heads, -1).transpose(0, 1), lse.reshape(len(self.places), heads).T
 
     def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """[rows, 1, 1, longest]."""
@@ -212,7 +213,8 @@ class Packing:
         lanes = pool.lanes
         tokens = self._take(ids, np.array([lane.used + lane.filled for lane in lanes], dtype=np.int64))
         places = self._tensor(np.array([lane.filled for lane in lanes], dtype=np.int64))
-        self._parts.append(Batch(pool, tokens, places, 1 + max(lane.filled for lane in lanes)))
+        rows = torch.arange(len(lanes), device=self._device)
+        self._parts.append(Batch(pool, tokens, rows, places, 1 + max(lane.filled for lane in lanes)))
         self._wanted += range(tokens.start, tokens.stop)
         for index, lane in enumerate(lanes, tokens.start):
             lane.filled += 1

@@ -117,6 +117,7 @@ class DecodeLoop:
         self._running: list[_Running] = []
         self._recent: deque[Ints] = deque(maxlen=_RECENT)
         self._prompts: dict[int, Ints] = {}  # of waiting rows, by id
+        self._logits = torch.empty(slots, len(self._decoder.head.weight), device=shape.device)
         self._pools = Pools(shape)
         self._prefixes = Prefixes(shape, self.max_tokens // 4)
 
@@ -161,7 +162,7 @@ class DecodeLoop:
             return ended
         done, states = self._forward()
         if done:
-            _draw(self._decoder.head.logits(states), [running.row for running in done])
+            _draw(self._decoder.head.logits(states, self._logits), [running.row for running in done])
         for running in done:
             if _finished(running.row):
                 self._release(running)
@@ -190,14 +191,15 @@ class DecodeLoop:
 
     def _fits(self, reserved: int, prefix: Prefix | None) -> bool:
         """Whether `reserved` more tokens fit, perhaps without some prefixes that nobody uses. An only row always
-        fits: `add` has seen to that."""
+        fits: `add` has seen to that, up to the rounding of its pool's capacity."""
         if prefix:
             prefix.users += 1
         room = self.max_tokens - reserved - sum(running.reserved for running in self._running)
-        fits = self._prefixes.evict(room) or not self._running
+        alone = not self._running
+        fits = (alone or room >= 0) and self._prefixes.evict(max(room, 0))
         if prefix:
             prefix.users -= 1
-        return fits
+        return fits or alone
 
     def _start(self, row: Row, prefix: Prefix | None, used: int, reserved: int) -> None:
         prompt = self._prompts.pop(id(row))

@@ -64,12 +64,15 @@ class Head:
         total, log_probs = _Nll.apply(x, self, targets, weights)  # type: ignore[no-untyped-call]
         return total, log_probs
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits [n, v] in fp32, for a few states: what a model computes itself, in its own number format.
+    def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Logits [n, v] in fp32, for a few states: what a model computes itself, in its own number format. They are
+        written to the first rows of `out`, if it is given.
 
         On a CPU in bf16, the weight is the left factor: the other way round, each product would arrange it anew.
         """
-        logits = torch.empty(len(x), len(self.weight), dtype=torch.float32, device=x.device)
+        if out is None:
+            out = torch.empty(len(x), len(self.weight), dtype=torch.float32, device=x.device)
+        logits = out[: len(x)]
         turned = x.device.type == "cpu" and x.dtype == torch.bfloat16
         for part in _parts(len(self.weight), _COLUMNS if turned else len(self.weight)):
             weight = self.weight[part]
