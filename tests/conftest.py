@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from shinan.models import tiny
 from shinan.models.checkpoint import load_model
 
 torch.set_num_threads(2)
+settings.register_profile("suite", deadline=None)  # a busy machine is no mistake
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,15 @@ def test_the_ledger_shows_what_was_spent_and_finds_calls(shinan: Shinan, asked: 
     assert shinan("ledger", "nobody said this").out == "No call holds 'nobody said this'.\n"
 
 
+@pytest.mark.promise2
+def test_cleaning_the_cache_leaves_what_was_paid_for(place: Path, shinan: Shinan, asked: tuple[str, ...]) -> None:
+    shinan(*asked)
+    before = shinan("ledger").out
+    assert shinan("clean", "--cache", "--yes").code == 0
+    assert "ledger" not in shinan("clean").out
+    assert shinan("ledger").out == before
+
+
 @pytest.mark.promise10
 def test_a_refused_key_is_a_sentence(shinan: Shinan, asked: tuple[str, ...], server: ScriptedEndpoint) -> None:
     server.key = "right"

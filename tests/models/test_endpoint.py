@@ -69,5 +69,7 @@ def test_openais_own_key_goes_to_openai_only() -> None:
     assert api_key(openai, both) == api_key(other, both) == "ours"
     del both["SHINAN_API_KEY"]
     assert (api_key(openai, both), api_key(other, both), api_key(other, {})) == ("theirs", "", "")
+    with pytest.raises(ConfigError, match=r"SHINAN_API_KEY: this is no key: .*\n  do this: copy the key again"):
+        api_key(other, {"SHINAN_API_KEY": "sk…"})
     assert key_advice(openai).startswith("set SHINAN_API_KEY (or OPENAI_API_KEY) in the environment")
     assert "OPENAI" not in key_advice(other)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -375,11 +375,15 @@ def test_retry_after_is_heeded(open_to: Open, after: float | str | None, seconds
         assert seconds <= time.monotonic() - start < seconds + 0.9
 
 
-def test_one_that_only_pushes_back_is_given_up_in_the_end(open_to: Open) -> None:
+def test_one_that_only_pushes_back_is_given_up_and_asked_again_the_next_time(open_to: Open, ledger: Ledger) -> None:
     with ScriptedEndpoint(faults=lambda *_: Status(429, "slow down", retry_after=0.01)) as server:
-        [reply] = open_to(server, patience=QUICK._replace(outage=0.3)).generate([ask("a")])
-    assert reply.error == "busy: the endpoint answered 429: slow down"
-    assert len(server.calls) > QUICK.attempts
+        generator = open_to(server, patience=QUICK._replace(outage=0.3))
+        with pytest.raises(ModelError, match=r"answered 429: slow down\n  do this: check the address"):
+            generator.generate([ask("a")])
+        assert len(server.calls) > QUICK.attempts
+        assert [letter.reason for letter in ledger.dead_letters()] == ["unreachable"]
+        server.faults = ()
+        assert texts(generator.generate([ask("a")])) == ["a"]
 
 
 FATAL: dict[str, tuple[Json, str]] = {
@@ -448,15 +452,34 @@ def test_a_server_that_restarts_in_the_middle(open_to: Open, ledger: Ledger) -> 
 
 @pytest.mark.promise2
 def test_after_an_interrupt_what_was_in_flight_is_kept(open_to: Open, ledger: Ledger) -> None:
-    with ScriptedEndpoint(delay=0.2) as server:
-        generator = open_to(server, concurrency=4)
-        threading.Timer(0.1, _thread.interrupt_main).start()
+    main = threading.main_thread().ident
+    assert main
+    with ScriptedEndpoint(delay=1.0) as server:
+        generator = open_to(server, concurrency=4, patience=Patience())
+        threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             generator.generate([ask(f"q{number}") for number in range(40)])
         assert len(server.calls) == len(ledger.search("", 100)) == 4
         server.delay = 0
         assert len(texts(generator.generate([ask(f"q{number}") for number in range(40)]))) == 40
         assert len(server.calls) == 40
+
+
+@pytest.mark.promise2
+def test_a_failure_in_one_call_does_not_stop_another_of_the_same_generator(open_to: Open) -> None:
+    def fail(_: int, body: Json) -> Fault | None:
+        return Status(401) if "bad" in str(body) else None
+
+    with ScriptedEndpoint(faults=fail, delay=0.02) as server:
+        generator = open_to(server, concurrency=4)
+        found: list[list[Completion]] = []
+        other = threading.Thread(target=lambda: found.append(generator.generate([ask(f"q{n}") for n in range(40)])))
+        other.start()
+        with pytest.raises(ModelError):
+            generator.generate([ask("bad")] * 3)
+        other.join()
+        assert texts(found[0]) == [f"q{n}" for n in range(40)]
+        assert server.most_at_once <= 4
 
 
 def test_half_a_character_is_no_request(open_to: Open, ledger: Ledger) -> None:

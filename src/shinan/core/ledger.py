@@ -189,7 +189,7 @@ class Ledger:
             for model, account in self._land(db, key):
                 _lose(db, Loss(key, why, model, account, used, now()))
 
-        self._write(work)
+        self._finish(key, work)
 
     def record(self, call: Call) -> None:
         """Keep an answer: it is on the disk when this returns. The first answer to a request stays."""
@@ -203,7 +203,7 @@ class Ledger:
                 _lose(db, Loss(call.key, "twice", call.model, call.account, call.used, call.at))
             db.execute("DELETE FROM dead WHERE key = ?", (call.key,))
 
-        self._write(work)
+        self._finish(call.key, work)
 
     def bury(self, letter: DeadLetter) -> None:
         """Keep a failure; it replaces an earlier one of the same request. What attempts cost was told by `end`."""
@@ -212,7 +212,15 @@ class Ledger:
             self._land(db, letter.key)
             db.execute("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(letter))
 
-        self._write(work)
+        self._finish(letter.key, work)
+
+    def _finish(self, key: str, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Write what ends a flight. Where that fails (a full disk), the next attempt makes a loss of the flight."""
+        try:
+            self._write(work)
+        except RunError:
+            self._out.discard(key)
+            raise
 
     def _land(self, db: sqlite3.Connection, key: str) -> list[tuple[str, str]]:
         """Take a flight of this process off the list: [(model, account)], or nothing."""

@@ -130,7 +130,7 @@ class Books:
 
     def settle(self, asked: Asked, reply: Completion) -> None:
         """Keep an answer, or the failure to get one. It is on the disk when this returns."""
-        entry = self._open.pop(asked.key, None) or _Open(attempts=1, bill=self._of(reply))
+        entry = self._open.get(asked.key) or _Open(attempts=1, bill=self._of(reply))
         facts: dict[str, Any] = {
             "key": asked.key,
             "model": self.model,
@@ -145,6 +145,7 @@ class Books:
             self.ledger.bury(DeadLetter(**facts, reason=reason, error=error, **entry.lost._asdict()))
         else:
             self.ledger.record(Call(**facts, response=ledger_json(_filled(reply)), **entry.paid._asdict()))
+        self._open.pop(asked.key, None)
 
     def sentence(self) -> str:
         """How much of the budget is used."""

@@ -93,11 +93,16 @@ def _wrong(url: str) -> list[tuple[str, str]]:
 
 
 def api_key(url: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The key for an address: `SHINAN_API_KEY`, or for OpenAI's own `OPENAI_API_KEY`; empty if there is none."""
-    host = urlsplit(url).hostname or ""
-    if key := environment.get(KEY, "").strip():
-        return key
-    return environment.get(OPENAI_KEY, "").strip() if host == "api.openai.com" else ""
+    """The key for an address: `SHINAN_API_KEY`, or for OpenAI's own `OPENAI_API_KEY`; empty if there is none.
+
+    Raises ConfigError for what cannot be a key.
+    """
+    names = (KEY, OPENAI_KEY) if urlsplit(url).hostname == "api.openai.com" else (KEY,)
+    name = next((name for name in names if environment.get(name, "").strip()), "")
+    key = environment.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError([Problem("this is no key: it holds characters that no key has", name, "copy the key again")])
+    return key
 
 
 def key_advice(url: str) -> str:

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
@@ -25,15 +26,15 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from shinan.core.calls import Turn
-from shinan.core.errors import ModelError
+from shinan.core.calls import Turn, Why
+from shinan.core.errors import ModelError, RunError
 from shinan.core.hashing import derive_seed
 from shinan.models import wire
 from shinan.models.books import Asked, Books, SpentError, Tell, failure
 from shinan.models.endpoint import Endpoint, api_key, key_advice
 from shinan.models.generator import Completion
-from shinan.models.lanes import Lane, Lanes, StoppedError, rest
-from shinan.models.wire import Json, UnusableError
+from shinan.models.lanes import Lane, Lanes, StoppedError, rest, sleep
+from shinan.models.wire import Json, UnusableError, Usage
 from shinan.version import __version__
 
 _BLOCK = 1 << 16
@@ -50,7 +51,7 @@ class Patience(NamedTuple):
         connect: until a connection stands.
         silence: without a byte of the answer.
         answer: until the answer is whole.
-        outage: until an address that is down, or only pushes back, is given up.
+        outage: until an address that is down, or only pushes back, is given up for this time.
         size: bytes of the longest answer.
     """
 
@@ -98,82 +99,83 @@ class Sender:
     def fire(self, shots: Sequence[Shot], tell: Tell) -> None:
         """Send everything. Raises what stopped it, after what was in flight has come back."""
         self._lanes.go_on()
-        waiting, troubles, lock = iter(shots), list[BaseException](), threading.Lock()
+        waiting, troubles = iter(shots), list[BaseException]()
+        lock, stop = threading.Lock(), threading.Event()
 
-        def work() -> None:
+        def work(end: threading.Event) -> None:
             try:
-                while True:
+                while not stop.is_set():
                     with lock:
                         shot = next(waiting, None)
                     if shot is None:
                         return
-                    self._complete(shot, tell)
+                    self._complete(shot, tell, stop)
             except StoppedError:
                 pass
             except BaseException as error:  # noqa: BLE001  the caller's thread raises it
                 troubles.append(error)
-                self._lanes.stop()
+                stop.set()
+            finally:
+                end.set()
 
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self._concurrency, len(shots)))]
-        for thread in threads:
-            thread.start()
+        ends = [threading.Event() for _ in range(min(self._concurrency, len(shots)))]
+        for end in ends:
+            threading.Thread(target=work, args=(end,), daemon=True).start()
         try:
-            _join(threads)
+            _wait(ends)
         except BaseException:  # Ctrl-C: what is in flight is waited for and kept
-            self._lanes.stop()
-            _join(threads)
+            stop.set()
+            _wait(ends)
             raise
         if troubles:
             raise troubles[0]
 
-    def _complete(self, shot: Shot, tell: Tell) -> None:
+    def _complete(self, shot: Shot, tell: Tell, stop: threading.Event) -> None:
         """Try until every member has a reply, or is told to have failed."""
-        bad, since = 0, time.monotonic()
+        bad = 0
         while shot.members:
             try:
-                if not self._attempt(shot, tell, bad):
-                    self._lanes.sleep(_LOOK_AGAIN)
+                if not self._attempt(shot, tell, bad, stop):
+                    sleep(_LOOK_AGAIN, stop)
             except UnusableError as trouble:
                 bad += trouble.reason not in _UNCOUNTED
-                late = trouble.reason == "busy" and time.monotonic() - since > self._patience.outage
-                if late or bad >= self._patience.attempts or not trouble.again:
+                if bad >= self._patience.attempts or not trouble.again:
                     _give_up(shot, tell, trouble)
                 elif trouble.amended:
                     shot.body = trouble.amended
                 elif trouble.reason not in _UNCOUNTED:
-                    self._lanes.sleep(rest(bad, _jitter(shot, bad)))
+                    sleep(rest(bad, _jitter(shot, bad)), stop)
 
-    def _attempt(self, shot: Shot, tell: Tell, bad: int) -> bool:
+    def _attempt(self, shot: Shot, tell: Tell, bad: int, stop: threading.Event) -> bool:
         """Send once, after `bad` failures, whatever of the shot has its turn; whether anything had.
 
         Raises UnusableError.
         """
-        with self._lanes.lane() as lane:
-            going = self._going(shot, tell)
-            if going:
-                sent = time.monotonic()
-                try:
-                    replies = self._ask(lane, shot, going)
-                except Exception as error:
-                    for _, asked in going:
-                        self._books.end(asked, error.why if isinstance(error, UnusableError) else "uncertain")
-                    if isinstance(error, UnusableError) and error.reason == "busy":
-                        self._lanes.pushed_back(lane, sent, error.after, _jitter(shot, bad))
-                    elif isinstance(error, UnusableError) and error.reason == "unreachable":
-                        self._lanes.unreachable(lane, error.sentence, _jitter(shot, bad))
-                    raise
-                self._lanes.went_well(lane)
-        if going:
-            for (index, asked), reply in zip(going, replies, strict=False):
-                tell(index, reply)
-                shot.members.remove((index, asked))
-            for _, asked in going[len(replies) :]:
-                self._books.end(asked, None)
-        return bool(going) or not shot.members
-
-    def _going(self, shot: Shot, tell: Tell) -> list[tuple[int, Asked]]:
-        """The members that may be sent now, each noted as in flight; those answered meanwhile are told and leave."""
         going: list[tuple[int, Asked]] = []
+        try:
+            with self._lanes.lane(stop) as lane:
+                self._take_turns(shot, going, tell)
+                replies = self._ask(lane, shot, going, bad) if going else []
+            found = bool(going)
+            for reply in replies:
+                tell(going[0][0], reply)
+                shot.members.remove(going.pop(0))
+        except Exception as error:
+            self._end(going, error.why if isinstance(error, UnusableError) else "uncertain")
+            raise
+        self._end(going, None)  # fewer replies came than were wanted
+        return found or not shot.members
+
+    def _end(self, going: Sequence[tuple[int, Asked]], why: Why | None) -> None:
+        for _, asked in going:
+            with suppress(RunError):  # the disk is full: the ledger finds out later that these were in flight
+                self._books.end(asked, why)
+
+    def _take_turns(self, shot: Shot, going: list[tuple[int, Asked]], tell: Tell) -> None:
+        """Add to `going` the members that may be sent now, each noted as in flight.
+
+        Those that were answered meanwhile are told, and leave the shot.
+        """
         most = (wire.prompt_bound(shot.body), wire.reply_bound(shot.body))
         for index, asked in list(shot.members):
             turn = self._books.begin(asked, *most)
@@ -183,27 +185,38 @@ class Sender:
                 tell(index, self._books.answer(asked), kept=True)
                 shot.members.remove((index, asked))
             elif going:
-                break
+                return
             elif turn is Turn.SPENT:
                 raise SpentError
             else:
                 self._books.ledger.bury_killed()  # it may be the flight of a process that is no more
-                break
-        return going
+                return
 
-    def _ask(self, lane: Lane, shot: Shot, going: Sequence[tuple[int, Asked]]) -> list[Completion]:
-        """One HTTP call with its bill. Raises UnusableError."""
-        body = shot.body | ({"n": len(going)} if len(going) > 1 else {})
-        answer = self._post(lane, shot.path, body)
-        usage = wire.usage_of(answer)
-        if any(usage):  # the prompt is paid once
-            for place, (_, asked) in enumerate(going):
-                self._books.bill(asked, *(usage if place == 0 else (0, 0)))
-        replies = shot.read(answer, len(going))
-        if any(usage):
-            for place, ((_, asked), part) in enumerate(zip(going, wire.shares(usage, len(replies)), strict=False)):
-                self._books.bill(asked, 0 if place else usage.prompt_tokens, part.new_tokens)
+    def _ask(self, lane: Lane, shot: Shot, going: Sequence[tuple[int, Asked]], bad: int) -> list[Completion]:
+        """One HTTP call, its bill, and what it says of the address. Raises UnusableError."""
+        sent = time.monotonic()
+        try:
+            body = shot.body | ({"n": len(going)} if len(going) > 1 else {})
+            answer = self._post(lane, shot.path, body)
+            self._bill(going, wire.usage_of(answer), 1)
+            replies = shot.read(answer, len(going))
+        except UnusableError as trouble:
+            if trouble.reason == "busy":
+                self._lanes.pushed_back(lane, trouble.sentence, sent, trouble.after, _jitter(shot, bad))
+            elif trouble.reason == "unreachable":
+                self._lanes.unreachable(lane, trouble.sentence, _jitter(shot, bad))
+            raise
+        self._lanes.went_well(lane)
+        self._bill(going, wire.usage_of(answer), len(replies))
         return replies
+
+    def _bill(self, going: Sequence[tuple[int, Asked]], usage: Usage, parts: int) -> None:
+        """Divide what a call used up among the first members; the prompt is paid once. Without usage, no bill."""
+        if not any(usage):
+            return
+        bills = wire.shares(usage, parts) + [Usage()] * (len(going) - parts)
+        for place, ((_, asked), part) in enumerate(zip(going, bills, strict=True)):
+            self._books.bill(asked, 0 if place else usage.prompt_tokens, part.new_tokens)
 
     # ---- the network ----
 
@@ -211,9 +224,8 @@ class Sender:
         try:
             data = json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise UnusableError(
-                "text", f"the request holds half a character (a lone surrogate): {error.reason}"
-            ) from None
+            what = f"the request holds half a character (a lone surrogate): {error.reason}"
+            raise UnusableError("text", what) from None
         status, headers, answer = self._call("POST", lane.url, path, data)
         if status == 200:
             return wire.decoded(answer, headers.get("content-type", ""))
@@ -285,10 +297,11 @@ def _jitter(shot: Shot, bad: int) -> float:
     return derive_seed(0, "retry", shot.members[0][1].key, bad) / 2**63
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.2)  # a wait without an end may not notice Ctrl-C
+def _wait(ends: Sequence[threading.Event]) -> None:
+    """Until all are set. Not by joining threads: an interrupted `join` takes its thread for ended (bpo-45274)."""
+    for end in ends:
+        while not end.wait(0.2):  # a wait without an end may not notice Ctrl-C
+            pass
 
 
 def _give_up(shot: Shot, tell: Tell, trouble: UnusableError) -> None:
