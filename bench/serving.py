@@ -48,6 +48,8 @@ def server(model: str, slots: int) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | source) as process:
         line = next(iter(process.stdout or ()), "")
         try:
+            if not line:
+                raise RunError("the server did not start", where=" ".join(command), fix="run it alone to see why")
             yield line.partition(" at http://")[2].partition(";")[0]
         finally:
             process.terminate()

@@ -23,14 +23,12 @@ class Token(NamedTuple):
     """A token as it is told.
 
     Attributes:
-        text: its text; a character of several tokens stands at the last of them.
-        width: how many characters of the choice's text it is.
+        text: its part of the choice's text; a character of several tokens stands at the last of them.
         logprob: natural-log probability, None for the first of all.
         top: the likeliest tokens in its place, the likeliest first.
     """
 
     text: str
-    width: int
     logprob: float | None
     top: list[tuple[str, float]]
 
@@ -109,7 +107,7 @@ class Answers(ABC):
             tokens = self._tokens(ticket, sent.tokens, finished)
             told = self._told(tokens, sent.offset)
             sent.tokens += len(tokens)
-            sent.offset += sum(token.width for token in tokens)
+            sent.offset += sum(len(token.text) for token in tokens)
         return new, told
 
     def _prefix(self, ticket: Ticket) -> str:
@@ -129,7 +127,7 @@ class Answers(ABC):
     ) -> list[Token]:
         texts = self._tokenizer.pieces(ids)
         return [
-            Token(text, len(text), logprob, [(self._text_of(other), value) for other, value in top])
+            Token(text, logprob, [(self._text_of(other), value) for other, value in top])
             for text, logprob, top in zip(texts, logprobs, tops, strict=True)
         ]
 
@@ -222,18 +220,18 @@ class CompletionAnswers(Answers):
         """The prompt's tokens. What the model reads before the prompt's own text (a bos) is no part of it."""
         ids, logprobs, tops = zip(*ticket.prompt, strict=True)
         tokens = self._named(ids, logprobs, tops)
-        excess = max(0, sum(token.width for token in tokens) - len(self._prefix(ticket)))
+        excess = max(0, sum(len(token.text) for token in tokens) - len(self._prefix(ticket)))
         for number, token in enumerate(tokens):
-            width = max(0, token.width - excess)
-            excess -= token.width - width
-            tokens[number] = token._replace(text=token.text[token.width - width :], width=width)
+            cut = min(excess, len(token.text))
+            tokens[number] = token._replace(text=token.text[cut:])
+            excess -= cut
         return tokens
 
     def _told(self, tokens: Sequence[Token], offset: int) -> Json:
         offsets = []
         for token in tokens:
             offsets.append(offset)
-            offset += token.width
+            offset += len(token.text)
         return {
             "tokens": [token.text or _PART * (token.logprob is not None) for token in tokens],
             "token_logprobs": [_finite(token.logprob) for token in tokens],
