@@ -11,6 +11,7 @@ from shinan.recipe.run import run
 from shinan.recipe.schema import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
+TINY = "{model: tiny:decoder, chat: gemma}"  # a base model, asked in a format all the same
 SMALL = ["model=tiny:decoder", "chat=gemma", "evaluate.0.with.limit=6", "evaluate.0.max_new_tokens=4", "tune.epochs=1"]
 
 
@@ -26,7 +27,7 @@ def small(name: str, *more: str) -> Recipe:
 
 @pytest.mark.promise1
 def test_evolution(tmp_path: Path) -> None:
-    more = ["build.1.with.teacher=tiny:decoder", "build.1.with.max_new_tokens=16"]
+    more = [f"build.1.with.teacher={TINY}", "build.1.with.max_new_tokens=16"]
     folder = run(small("evol", *more), tmp_path / "evol")
     tally = read_manifest(folder / "stages" / "build.evolved")
     assert tally is not None
@@ -38,7 +39,7 @@ def test_evolution(tmp_path: Path) -> None:
 
 @pytest.mark.promise1
 def test_dialogue(tmp_path: Path) -> None:
-    models = [f"build.1.with.{who}=tiny:decoder" for who in ("teacher", "asker")]
+    models = [f"build.1.with.{who}={TINY}" for who in ("teacher", "asker")]
     folder = run(small("dialogue", *models, "build.1.with.max_new_tokens=8"), tmp_path / "dialogue")
     talks = folder / "stages" / "build.talks"
     assert len(read_rows(talks)) + len(read_dropped(talks)) == 6
@@ -58,7 +59,7 @@ def test_back_translation(tmp_path: Path) -> None:
         "build.3.with.max_new_tokens=8",
         f"build.2.with.teacher={backward / 'checkpoints' / 'best'}",
     ]
-    folder = run(small("backtranslation", *more, "build.3.with.teacher=tiny:decoder"), tmp_path / "forward")
+    folder = run(small("backtranslation", *more, f"build.3.with.teacher={TINY}"), tmp_path / "forward")
     pairs = folder / "stages" / "build.pairs"
     assert len(read_rows(pairs)) + len(read_dropped(pairs)) == 4
     trained = read_rows(folder / "stages" / "curate")
