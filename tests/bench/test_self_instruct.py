@@ -33,11 +33,10 @@ def test_every_call_and_every_row_is_counted_once(tmp_path: Path) -> None:
 def test_arms_differ_in_their_rows_and_in_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     chosen = argparse.Namespace(seed=0, instructions=4, budget=8)
-    cut = {"mix": {"caps": {"build": 9}}, "tune.validation": 0}
+    cut = {"mix": {"caps": {"build": 9}}, "tune.validation": 0, "tune.epochs": self_instruct.EPOCHS}
     starter = self_instruct._starter(chosen, "starter", cut)
-    written = self_instruct._written(chosen, "instruct", self_instruct.INSTRUCT, cut)
+    written = self_instruct._written(chosen, "instruct", {"model": self_instruct.INSTRUCT}, cut)
     assert starter.build != written.build
     for part in ("model", "chat", "seed", "curate", "decontaminate", "licences", "mix", "tune", "evaluate"):
         assert getattr(starter, part) == getattr(written, part), part
-    assert starter.tune.validation == 0
-    assert starter.tune.epochs == self_instruct._starter(chosen, "teacher", {}).tune.epochs
+    assert (starter.tune.validation, starter.tune.epochs) == (0, self_instruct.EPOCHS)
