@@ -78,7 +78,7 @@ def main() -> None:
         found["teachers"][name], left[name] = _write(_written(chosen, name, teacher, {}))
         _save(found)
     enough = {name: rows for name, rows in left.items() if rows >= LEAST}
-    rows = min(chosen.rows, *enough.values())
+    rows = min([chosen.rows, *enough.values()])
     found["what"]["rows"] = rows
     cut = {"mix": {"caps": {"build": rows}}, "tune.validation": 0, "tune.epochs": EPOCHS}
     recipes = {"starter": _starter(chosen, "starter", cut)}
