@@ -27,6 +27,7 @@ def reasons(found: list[Instance], *, cut: bool = False, most: int = 5) -> list[
         ("Example 1\nInput: 3\nOutput: 9\nInput: 4", [("3", "9")]),
         ("Example 1\nInput 1: 3\nOutput 1: 9", [("3", "9")]),
         ("Example 1\nIt rains.", [("", "It rains.")]),
+        ("Example 1: It\nOutput: rains\nExample: x\nOutput: y", [("It", "rains"), ("x", "y")]),
         ("Here you are.\nExample1. x\nOutput: y", [("", "Here you are."), ("x", "y")]),
         ("An Example of rain: Output: wet", [("", "An"), ("of rain:", "wet")]),  # the word alone cuts too
         ("Example 1\nOutput:", [("", "")]),

@@ -262,7 +262,7 @@ def test_new_instructions_that_can_never_be_done_end_it_too() -> None:
         ("", "empty"),
         (" Say it again." * 9, "loop"),
         ("1. 2. 3.", "too_short"),
-        ("1. 2. 3. 4. 5. 6. 7. 8. 9.", "no_words"),
+        (" 2. 3. 4. 5. 6. 7. 8. 9.", "no_words"),
         (" Schreibe ein Gedicht, das mit dem Wort Regen beginnt und nicht reimt.", "other_language"),
     ],
 )
@@ -317,6 +317,8 @@ def test_a_chat_model_is_asked_the_same_and_may_number_and_mark_its_list() -> No
         ("9. Paint\n10. Count", False, ["Paint", "Count"]),
         ("Paint\n10. Count", False, ["Paint", "Count"]),
         ("Sure:\n9. Paint", False, ["Paint"]),
+        ("1. 1. Paint\n2. 2. \nCount 3.5 m\n3. 3.", False, ["Paint", "Count 3.5 m"]),  # as smollm2-135m-instruct does
+        ("9) Paint\n10) Count", False, ["Paint", "Count"]),
         ("", False, []),
         ("\n", True, []),
     ],

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from shinan.core.verdict import KEEP, Verdict
 
-_EXAMPLE = re.compile(r"Example\s?\d*\.?")
+_EXAMPLE = re.compile(r"Example\s?\d*[.:]?")  # the reference has no colon, and leaves it before the input
 _INPUT = re.compile(r"Input\s*\d*\s*:")
 _OUTPUT = re.compile(r"Output\s*\d*\s*:")
 _LABEL = "Class label:"

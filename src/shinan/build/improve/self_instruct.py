@@ -42,6 +42,7 @@ DOING = {True: Sampling(max_new_tokens=300), False: Sampling(max_new_tokens=350)
 PATIENCE = 10  # rounds in a row that bring nothing new
 
 _PREFACE = re.compile(r"\A.*?^(?=Example \d)", re.DOTALL | re.MULTILINE)  # what a chat model says before it begins
+_NUMBERS = re.compile(r"\n\s*(?:\d+\s?[.)](?:\s+|\Z))+")  # before an instruction in its list
 
 
 class Proposed(NamedTuple):
@@ -144,9 +145,10 @@ def _propose(author: Author, pool: Pool, prompt: Prompt, round_: int, number: in
 def listed(text: str, *, raw: bool) -> list[str]:
     """The instructions of a numbered list, each on one line and capitalised, which lowers all its other letters.
 
-    A raw reply goes on after the number. A chat model's may begin with it, or with a sentence that ends in a colon.
+    A raw reply goes on after the number. A chat model's may begin with it, or with a sentence that ends in a colon; it
+    may number with brackets, or twice (its own count, and that of the list that it was to go on with).
     """
-    pieces = re.split(r"\n\d+\s?\. ", text if raw else f"\n{unmarked(text)}")
+    pieces = re.split(r"\n\d+\s?\. ", text) if raw else _NUMBERS.split(f"\n{unmarked(text)}")
     found = [re.sub(r"\s+", " ", piece).strip().capitalize() for piece in pieces]
     if not raw and found[0].endswith(":"):
         del found[0]
