@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import settings
 from shinan.models import tiny
 from shinan.models.checkpoint import load_model
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would its children
 torch.set_num_threads(2)
 settings.register_profile("suite", deadline=None)  # a busy machine is no mistake
 settings.load_profile("suite")

@@ -133,6 +133,7 @@ class ScriptedEndpoint:
         ready.set()
         await self._over.wait()
         server.close()
+        await asyncio.sleep(0.2)  # connections that were taken just now begin first, or nobody would break them
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
