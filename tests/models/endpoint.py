@@ -116,7 +116,8 @@ class ScriptedEndpoint:
     def stop(self) -> None:
         """Break all connections and stop listening."""
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(60)  # replies may take their time, and nothing else is answered meanwhile
+        assert not self._thread.is_alive(), "the scripted endpoint does not stop"
 
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,6 @@ from tests.serve.serving import ask, served, serving
 RECIPES = Path(__file__).parents[2] / "recipes"
 BUSY = Status(429, retry_after=0.05)
 FAULTS: list[Fault | None] = [BUSY, BUSY, BUSY, "reset", Status(500), None, TRUNCATED, "cut", None, "drip", BUSY, None]
-RESTART = 9  # the line breaks down at this answer, and comes back
 
 SMALL = ["model=tiny:decoder", "chat=gemma", "evaluate.0.with.limit=2", "evaluate.0.max_new_tokens=2", "tune.epochs=1"]
 # For each recipe the models that it asks, and what makes its build small.
@@ -48,29 +46,18 @@ ASKING = {
 
 @contextmanager
 def bad_line(server: Server) -> Iterator[ScriptedEndpoint]:
-    """An endpoint that passes calls on to the server, breaks as scripted, and restarts in the middle."""
+    """An endpoint that passes calls on to the server, and breaks as scripted."""
 
     def forward(body: dict[str, Any]) -> str:
-        if sum(front.answered.values()) == RESTART and not restarted:
-            restarted.append(threading.Thread(target=restart))
-            restarted[0].start()
         chat = "messages" in body
         reply = ask(server, "/v1/chat/completions" if chat else "/v1/completions", body | {"model": server_name})
         assert reply.status == 200, reply.text
         choice = reply.json["choices"][0]
         return str(choice["message"]["content"] if chat else choice["text"])
 
-    def restart() -> None:
-        front.stop()
-        front.start()
-
-    restarted: list[threading.Thread] = []
     server_name = ask(server, "/v1/models").json["data"][0]["id"]
     with ScriptedEndpoint(forward, faults=FAULTS) as front:
         yield front
-        assert restarted or sum(front.answered.values()) < RESTART
-        for thread in restarted:
-            thread.join()
 
 
 @pytest.fixture
