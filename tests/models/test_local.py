@@ -98,7 +98,7 @@ class TestStops:
 
     def test_a_stop_string_of_several_letters_beyond_ascii(self, local: LocalGenerator) -> None:
         ids = local.chat.tokenizer.encode("猫が。寝る", place="inside")  # one token a byte
-        stopped = local._stopper(Request(TALKS[0], stop=("。寝",)))
+        stopped = local._reply(Request(TALKS[0], stop=("。寝",))).take
         ends = [stopped(ids[: i + 1]) for i in range(len(ids))]
         assert ends.index(True) == len("猫が。寝".encode()) - 1
 
@@ -127,7 +127,7 @@ class TestPrompts:
     ) -> None:
         backend = tokenizers.Tokenizer.from_file(str(tiny_llama / "tokenizer.json"))
         expected = backend.encode("Once upon a time").ids
-        assert local._row(Request(prompt="Once upon a time")).prompt == expected
+        assert local._row(Request(prompt="Once upon a time"))[0].prompt == expected
         assert one(local, prompt="Once upon a time", n=1).prompt_tokens == len(expected)
 
     def test_a_prefill_is_continued_and_is_part_of_the_text(self, local: LocalGenerator) -> None:

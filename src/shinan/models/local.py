@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from shinan.models.decoder import Decoder
 from shinan.models.generator import Completion, Done, Finish, Likelihood, Question, Request, check_options
 from shinan.models.likelihood import Continuation, likelihoods
 from shinan.models.rendering import ChatFormat
+from shinan.models.reply import ReplyText
 from shinan.models.structured import JsonFilter
 
 
@@ -36,7 +37,7 @@ class LocalGenerator:
 
         Raises DataError for a request that asks nothing, or that the chat format cannot write.
         """
-        rows = [self._row(request) for request in requests]
+        rows, texts = zip(*map(self._row, requests), strict=True) if requests else ((), ())
         index = {id(row): i for i, row in enumerate(rows)}
         replies: dict[int, Completion] = {}
         loop = DecodeLoop(self.model, slots=self.batch_size)
@@ -45,7 +46,7 @@ class LocalGenerator:
         while not loop.idle:
             for row in loop.step():
                 i = index[id(row)]
-                replies[i] = self._completion(requests[i], row)
+                replies[i] = self._completion(requests[i], row, texts[i])
                 if done:
                     done(i, replies[i])
         return [replies[i] for i in range(len(rows))]
@@ -78,7 +79,8 @@ class LocalGenerator:
         tokenizer = self.chat.tokenizer
         return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
 
-    def _row(self, request: Request) -> Row:
+    def _row(self, request: Request) -> tuple[Row, ReplyText]:
+        """The row of a request, and what its tokens are read into."""
         if request.as_user:
             prompt: Sequence[int] = self.chat.render_question(request.messages)
         elif request.messages:
@@ -87,40 +89,26 @@ class LocalGenerator:
             prompt = self._begin() + self.chat.tokenizer.encode(text)
         else:
             raise DataError("the request has neither messages nor a prompt", fix="give one of the two")
-        return Row(prompt, request.sampling, request.seed, self._stopper(request), self._filter(request))
+        reply = self._reply(request)
+        return Row(prompt, request.sampling, request.seed, reply.take, self._filter(request)), reply
 
     def _filter(self, request: Request) -> JsonFilter | None:
         if not request.schema:
             return None
         return JsonFilter(self.chat.tokenizer, self.chat.stop_ids, request.schema, request.prefill)
 
-    def _stopper(self, request: Request) -> Callable[[list[int]], bool]:
-        """True once the newest token ends the reply, or the newest text holds a stop string."""
-        stop_ids = frozenset(self.chat.stop_ids)
-        strings = self._stop_strings(request)
-        # A stop string of n bytes lies within the last n tokens (each has at least one byte) and the one before.
-        tail = 1 + max((len(text.encode()) for text in strings), default=0)
-
-        def stopped(ids: list[int]) -> bool:
-            if ids[-1] in stop_ids:
-                return True
-            recent = self.chat.tokenizer.decode(ids[-tail:], place="inside") if strings else ""
-            return any(text in recent for text in strings)
-
-        return stopped
-
     def _stop_strings(self, request: Request) -> tuple[str, ...]:
         """The request's and the format's; a schema says itself where the reply ends."""
         return request.stop + (self.chat.stop_strings if request.messages and not request.schema else ())
 
-    def _completion(self, request: Request, row: Row) -> Completion:
-        ids = row.ids[:-1] if row.ids and row.ids[-1] in self.chat.stop_ids else row.ids
-        text = self.chat.tokenizer.decode(ids, place="inside")
-        if request.messages and not request.prefill:
-            text = text.removeprefix(self.chat.lead(request.messages))
-        ends = [at for stop in self._stop_strings(request) if (at := text.find(stop)) >= 0]
-        text = text[: min(ends, default=len(text))]
+    def _reply(self, request: Request) -> ReplyText:
+        answers = request.messages and not request.prefill and not request.as_user
+        lead = self.chat.lead(request.messages) if answers else ""
+        stops = self._stop_strings(request)
+        return ReplyText(self.chat.tokenizer, stop_ids=self.chat.stop_ids, stops=stops, lead=lead)
+
+    def _completion(self, request: Request, row: Row, reply: ReplyText) -> Completion:
+        reply.close()
         finish: Finish = "stop" if row.finish == "stop" else "length"
-        return Completion(
-            request.prefill + text, tuple(row.ids), tuple(row.logprobs), finish, len(row.prompt), len(row.ids)
-        )
+        text = request.prefill + reply.text
+        return Completion(text, tuple(row.ids), tuple(row.logprobs), finish, len(row.prompt), len(row.ids))

@@ -74,3 +74,18 @@ def test_a_real_model_fills_them(tiny_decoder: Path) -> None:
     [reply] = local.generate([Request(as_user=True, sampling=Sampling(4, 1.0), seed=3)])
     assert reply.new_tokens > 0
     assert reply.prompt_tokens == len(chat.render_question())
+
+
+def test_what_begins_a_reply_is_not_looked_for_where_the_user_speaks(
+    tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template cannot even say how a reply to a system turn would begin."""
+    chat = chat_format("gemma", Tokenizer.load(tiny_decoder))
+
+    def never(*_: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr(type(chat), "lead", never)
+    local = LocalGenerator("tiny", load_model(tiny_decoder, torch.float32), chat)
+    [reply] = local.generate([Request((system("Be brief."),), as_user=True, sampling=Sampling(4, 1.0), seed=3)])
+    assert reply.new_tokens > 0
