@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shinan.build.batches import TOGETHER
 from shinan.build.distil.answer import SYSTEMS, explain, reanswer
 from shinan.core.errors import DataError
 from shinan.core.example import Example, Provenance, assistant, system, user
@@ -82,3 +83,16 @@ def test_a_request_that_fails_takes_no_other_with_it() -> None:
     judged = list(reanswer(1, ROWS, teacher=Failing(lambda _: "Fine.")))
     assert reasons(judged) == ["failed"]
     assert [row.reply for row in kept(judged)] == ["Fine."]
+
+
+@pytest.mark.promise2
+def test_a_budget_ends_the_work_between_batches_and_more_of_it_keeps_the_rows() -> None:
+    seeds = [task(n, f"Say {n}.") for n in range(2 * TOGETHER + 1)]
+
+    def run(budget: int | None) -> list[Example]:
+        return kept(reanswer(1, seeds, teacher=FakeGenerator(lambda _: "Fine."), budget=budget))
+
+    whole = run(None)
+    assert [len(run(budget)) for budget in (1, TOGETHER, TOGETHER + 1)] == [TOGETHER, TOGETHER, 2 * TOGETHER]
+    assert run(1) == whole[:TOGETHER]
+    assert len(whole) == len(seeds)
