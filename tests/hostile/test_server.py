@@ -255,7 +255,7 @@ class TestSizes:
             (400, f"prompt: {what}"),
             (400, f"messages: {what}"),
         ]
-        assert max(lengths) < 100
+        assert max(lengths, default=0) < 100  # what the others ask at the same time
 
     def test_headers_without_end(self, server: Server) -> None:
         sender = raw(server, b"GET /health HTTP/1.1\r\n")

@@ -220,6 +220,21 @@ class TestLoop:
         assert loop.idle
         assert loop.step() == []
 
+    def test_a_cancelled_row_leaves_the_others_as_they_were(self, fresh: Callable[..., Any]) -> None:
+        model = fresh()
+        alone = [_row(prompt) for prompt in _PROMPTS]
+        decode(model, alone)
+        loop = DecodeLoop(model, slots=4)
+        rows = [_row(prompt) for prompt in _PROMPTS]
+        for row in rows:
+            loop.add(row)
+        for _ in range(3):
+            loop.step()
+        loop.cancel(rows[0])  # the last of its pool takes its place
+        while not loop.idle:
+            loop.step()
+        assert [row.ids for row in rows[1:]] == [row.ids for row in alone[1:]]
+
     def test_a_filter_says_which_tokens_may_come(self, fresh: Callable[..., Any]) -> None:
         class Alternating:
             """Odd and even tokens in turn."""

@@ -142,6 +142,7 @@ class DecodeLoop:
         self._waiting.append(row)
         self._prompts[id(row)] = np.array(row.prompt, dtype=np.int64)
 
+    @torch.inference_mode()  # for the pool's last row may move to its place
     def cancel(self, row: Row) -> None:
         """Take a row out, whether it waits or runs; it is not returned by `step`. Nothing happens if it has ended."""
         if row.finish:
