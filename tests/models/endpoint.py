@@ -116,7 +116,7 @@ class ScriptedEndpoint:
     def stop(self) -> None:
         """Break all connections and stop listening."""
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(60)  # replies may take their time, and nothing else is answered meanwhile
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the scripted endpoint does not stop"
 
     def _run(self, ready: threading.Event) -> None:
@@ -189,14 +189,14 @@ class ScriptedEndpoint:
         elif path not in ("/v1/chat/completions", "/v1/completions"):
             fault = fault or Status(404, "Not Found")
         if fault is None:
-            data = _json(self._completion(body))
+            data = await self._completed(body)
             await (_send_chunked(writer, data) if self.chunked else _send(writer, 200, data))
             self.answered[prompt_of(body)] += 1
         else:
             await self._fail(fault, body, writer)
 
     async def _fail(self, fault: Fault, body: Json, writer: asyncio.StreamWriter) -> None:
-        whole = _json(self._completion(body)) if not isinstance(fault, Status | Body) else b""
+        whole = b"" if isinstance(fault, Status | Body) else await self._completed(body)
         if isinstance(fault, Status):
             after = "" if fault.retry_after is None else f"Retry-After: {fault.retry_after}\r\n"
             error = {"error": {"message": fault.message, "code": fault.error_code}}
@@ -219,6 +219,10 @@ class ScriptedEndpoint:
                 await asyncio.sleep(0.05)
         else:
             await _send(writer, 200, _json({"choices": [{"message": {"content": "x" * 11_000_000}}]}))
+
+    async def _completed(self, body: Json) -> bytes:
+        """The answer; a function that makes replies may take its time, and others are answered meanwhile."""
+        return _json(await asyncio.to_thread(self._completion, body) if callable(self.replies) else self._completion(body))
 
     def _completion(self, body: Json) -> Json:
         prompt = prompt_of(body)

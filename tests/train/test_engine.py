@@ -156,6 +156,26 @@ def test_an_exploding_loss_stops_with_a_sentence(fresh: Callable[..., Any], tiny
     assert "lower tune.learning_rate" in str(caught.value)
 
 
+class _Swinging(Sft):
+    """An objective whose loss is small in the first steps, then large in all but every eighth one."""
+
+    passes = 0
+
+    def loss(self, decoder: Decoder, bundles: Sequence[Bundle], batch: Batch, count: float) -> Tensor:
+        self.passes += 1
+        factor = 5.0 if self.passes > 10 and self.passes % 8 else 0.1
+        return super().loss(decoder, bundles, batch, count / factor)
+
+
+def test_a_loss_that_swings_from_step_to_step_is_no_explosion(
+    fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 6, "learning_rate": 1e-9, "validation": 0.0})
+    fit(fresh(), _Swinging(), token_rows(tiny_decoder), settings, key="k", seed=0, places=_places(tmp_path))
+    losses = [line["loss"] for line in _metrics(tmp_path)]
+    assert sum(losses[-8:]) > 4 * sum(losses[:8])
+
+
 def test_not_a_number_stops_at_once(fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path) -> None:
     model = fresh()
     with torch.no_grad():

@@ -36,7 +36,7 @@ from shinan.train.settings import TuneSettings
 from shinan.train.state import Scalars, load_state, save_state
 from shinan.train.step import Summed, add_gradients, mean_loss
 
-_WINDOW = 8  # steps averaged when judging whether the loss explodes
+_WINDOW = 8  # steps looked at when judging whether the loss explodes
 _EXPLODED = 2.0  # times the starting loss
 _PREPARED = 2048  # tokens of a forward pass before the first step, which keeps no activations
 
@@ -235,16 +235,19 @@ def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
 
 
 def _guard(run: _Run, loss: float) -> None:
-    """Stop a run whose loss has left: the mean of the last steps is twice that of the first ones."""
+    """Stop a run whose loss has left: none of the last steps is below twice the mean of the first ones.
+
+    None of them, rather than their mean: steps of one or two tasks each swing between 0.1 and 5 (LOG.md).
+    """
     run.recent = [*run.recent, loss][-_WINDOW:]
     if len(run.scalars.first_losses) < _WINDOW:
         run.scalars.first_losses.append(loss)
         return
     start = sum(run.scalars.first_losses) / _WINDOW
-    now = sum(run.recent) / len(run.recent)
-    if len(run.recent) == _WINDOW and now > _EXPLODED * start:
+    if len(run.recent) == _WINDOW and min(run.recent) > _EXPLODED * start:
         raise TrainingError(
-            f"the loss explodes: {now:.2f} over the last {_WINDOW} steps, {start:.2f} at the start",
+            f"the loss explodes: {min(run.recent):.2f} or more in each of the last {_WINDOW} steps, {start:.2f} at the "
+            "start",
             where=f"step {run.scalars.step}",
             fix="lower tune.learning_rate or raise tune.warmup",
         )
