@@ -27,7 +27,7 @@ from shinan.models.generator import Request
 from shinan.models.http import HttpGenerator
 
 REQUESTS, DELAY = 1000, 0.05
-IN_FLIGHT = (8, 32, 64)
+IN_FLIGHT = (8, 16, 32, 64)  # 16 unless told otherwise
 TARGET = 0.9
 
 

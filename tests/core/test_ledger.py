@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -272,22 +273,44 @@ def test_a_ledger_that_cannot_be_used(tmp_path: Path) -> None:
     assert path.read_bytes() == b"no database " * 1000
 
 
-def test_an_answer_is_on_the_disk_for_good(ledger: Ledger) -> None:
-    """WAL with full synchronisation: committed means written through. That a request goes out need not be."""
-    levels: list[int] = []
+@pytest.fixture
+def flushes(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """How many calls and dead letters stood in the ledger, for other processes to see, at each flush of its log."""
+    seen: list[object] = []
 
-    def level(statement: str) -> None:
-        if statement == "COMMIT":
-            levels.append(ledger._db.execute("PRAGMA synchronous").fetchone()[0])
+    def flush(file: int) -> None:
+        assert Path(f"/proc/self/fd/{file}").readlink() == tmp_path / "ledger.sqlite-wal"
+        [(count,)] = rows(tmp_path, "SELECT (SELECT COUNT(*) FROM call) + (SELECT COUNT(*) FROM dead)")
+        seen.append(count)
 
+    monkeypatch.setattr(os, "fsync", flush)
+    return seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks up in /proc which file is flushed")
+def test_an_answer_is_on_the_disk_for_good(ledger: Ledger, flushes: list[object]) -> None:
+    """Committed, then flushed. That a request goes out need not be."""
     assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    ledger._db.set_trace_callback(level)
     begin(ledger, "b2:1")
+    assert flushes == []
     ledger.record(call())
+    assert flushes == [1]
     ledger.bury(letter("b2:2"))
-    begin(ledger, "b2:3")
-    ledger.end("b2:3", Amount(1), "useless")
-    assert levels == [1, 2, 2, 1, 2]
+    assert flushes == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks up in /proc which file is flushed")
+def test_answers_that_are_kept_together_are_flushed_together(
+    ledger: Ledger, flushes: list[object], tmp_path: Path
+) -> None:
+    waits = [ledger.recording(call(f"b2:{number}")) for number in range(3)]
+    assert rows(tmp_path, "SELECT COUNT(*) FROM call") == [(0,)]
+    begin(ledger, "b2:9")  # what goes out later than an answer came is noted with it, or after it
+    assert rows(tmp_path, "SELECT COUNT(*) FROM call") == [(3,)]
+    assert flushes == []
+    for wait in waits:
+        wait()
+    assert flushes == [3]
 
 
 def test_a_ledger_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:
@@ -304,3 +327,14 @@ def test_a_session_leaves_nothing_behind(tmp_path: Path) -> None:
     stale.touch()
     Ledger(tmp_path).close()
     assert list(stale.parent.iterdir()) == []
+
+
+def test_a_disk_that_cannot_flush_is_told(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot use the ledger of calls.*No space left"):
+        ledger.record(call())
+    monkeypatch.undo()
+    ledger.record(call("b2:2"))

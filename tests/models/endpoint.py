@@ -222,7 +222,9 @@ class ScriptedEndpoint:
 
     async def _completed(self, body: Json) -> bytes:
         """The answer; a function that makes replies may take its time, and others are answered meanwhile."""
-        return _json(await asyncio.to_thread(self._completion, body) if callable(self.replies) else self._completion(body))
+        return _json(
+            await asyncio.to_thread(self._completion, body) if callable(self.replies) else self._completion(body)
+        )
 
     def _completion(self, body: Json) -> Json:
         prompt = prompt_of(body)

@@ -93,7 +93,7 @@ def test_what_is_empty_is_no_part_of_the_key(ledger: Ledger) -> None:
 def test_a_completion_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, reply: Completion) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("ledger"))
     books = Books(ledger, "m")
-    books.settle(books.asked(PLAIN), reply)
+    books.settle(books.asked(PLAIN), reply)()
     assert books.find([books.asked(PLAIN)]) == [reply]
     ledger.close()
 
@@ -176,7 +176,7 @@ def test_a_known_turn_is_answered_from_the_ledger(ledger: Ledger) -> None:
     with pytest.raises(KeyError):
         books.answer(asked)
     assert books.begin(asked, 10, 10) is Turn.GO
-    books.settle(asked, Completion("4"))
+    books.settle(asked, Completion("4"))()
     assert books.begin(asked, 10, 10) is Turn.KNOWN
     assert books.answer(asked) == Completion("4")
 

@@ -54,7 +54,8 @@ def bad_line(server: Server, *, restart_at: int) -> Iterator[ScriptedEndpoint]:
 
     def forward(body: dict[str, Any]) -> str:
         chat = "messages" in body
-        reply = ask(server, "/v1/chat/completions" if chat else "/v1/completions", body | {"model": server_name})
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        reply = ask(server, path, body | {"model": server_name}, timeout=1800)  # long replies, on a busy machine
         assert reply.status == 200, reply.text
         choice = reply.json["choices"][0]
         return str(choice["message"]["content"] if chat else choice["text"])

@@ -80,10 +80,11 @@ def ask(
     *,
     method: str = "",
     headers: Mapping[str, str] | None = None,
+    timeout: float = 60,
 ) -> Reply:
     """One request over a connection of its own; POST if there is a body."""
     host, port = server.url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
     sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     connection.request(method or ("GET" if sent is None else "POST"), path, sent, dict(headers or {}))
     response = connection.getresponse()

@@ -24,11 +24,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import starmap
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from shinan.core.calls import (
     NOTHING,
@@ -47,6 +47,11 @@ from shinan.core.calls import (
 from shinan.core.errors import RunError
 
 T = TypeVar("T")
+
+_TAKE_OFF = (
+    "INSERT INTO flight SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE NOT EXISTS (SELECT 1 FROM call WHERE key = ?1) "
+    "AND NOT EXISTS (SELECT 1 FROM flight WHERE key = ?1)"
+)
 
 
 class Ledger:
@@ -72,7 +77,8 @@ class Ledger:
     def __init__(self, root: Path) -> None:
         """Open (and create or migrate) the ledger. Raises RunError if it cannot be used."""
         self._path = root / "ledger.sqlite"
-        self._lock = threading.Lock()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
+        self._commits = self._flushed = 0
         self._out: set[str] = set()  # what this object has in flight, as far as memory knows
         self._waiting: deque[_Work] = deque()
         with self._told():
@@ -101,6 +107,7 @@ class Ledger:
 
     def _migrate(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")  # see `_flush`
         self._db.execute("BEGIN IMMEDIATE")
         done: int = self._db.execute("PRAGMA user_version").fetchone()[0]
         for statement in self._MIGRATIONS[done:]:
@@ -110,33 +117,58 @@ class Ledger:
 
     # ---- writing: whoever holds the lock commits for all that wait ----
 
-    def _write(self, do: Callable[[sqlite3.Connection], T], *, fast: bool = False) -> T:
-        """Do something in a transaction that is on the disk when this returns.
+    def _submit(self, do: Callable[[sqlite3.Connection], T]) -> Callable[[], tuple[T, int]]:
+        """Queue something to write, in a transaction with all that is queued: the next to wait for any of it commits.
 
-        With `fast`, the system has it when this returns: it survives the end of the process, but not a loss of power.
+        What is returned waits until the system has it (it then survives the end of the process, but not a loss of
+        power) and tells the result and the number of the commit.
         """
-        mine: Future[T] = Future()
-        self._waiting.append(_Work(do, mine, fast))
-        with self._lock:
-            if not mine.done():
-                self._commit([self._waiting.popleft() for _ in range(len(self._waiting))])
-        with self._told():
-            return mine.result()
+        mine: Future[tuple[T, int]] = Future()
+        self._waiting.append((do, mine))
+
+        def wait() -> tuple[T, int]:
+            with self._lock:
+                if not mine.done():
+                    self._commit([self._waiting.popleft() for _ in range(len(self._waiting))])
+            with self._told():
+                return mine.result()
+
+        return wait
+
+    def _write(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        return self._submit(do)()[0]
 
     def _commit(self, batch: Sequence[_Work]) -> None:
         try:
-            self._db.execute(f"PRAGMA synchronous={'NORMAL' if all(work.fast for work in batch) else 'FULL'}")
             self._db.execute("BEGIN IMMEDIATE")
-            results = [work.do(self._db) for work in batch]
+            results = [do(self._db) for do, _ in batch]
             self._db.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  everybody who waits must hear of it
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            for work in batch:
-                work.told.set_exception(error)
+            for _, told in batch:
+                told.set_exception(error)
         else:
-            for work, result in zip(batch, results, strict=True):
-                work.told.set_result(result)
+            self._commits += 1
+            for (_, told), result in zip(batch, results, strict=True):
+                told.set_result((result, self._commits))
+
+    def _flush(self, commit: int) -> None:
+        """Return when that commit is on the disk; one flush serves all commits before it.
+
+        Not SQLite's own (`synchronous=FULL`): with that, nobody could commit while the disk is at work.
+        """
+        with self._flushing, self._told():
+            if self._flushed >= commit:
+                return
+            reached = self._commits
+            with suppress(FileNotFoundError):  # moved into the database by a checkpoint, which flushes
+                log = os.open(f"{self._path}-wal", os.O_RDONLY)
+                try:
+                    os.fsync(log)
+                finally:
+                    os.close(log)
+            self._flushed = reached
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock, self._told():
@@ -159,7 +191,12 @@ class Ledger:
         threads and processes ask at the same time.
         """
 
+        flight = (key, model, account, *reserve, now(), self._session.name)
+
         def work(db: sqlite3.Connection) -> Turn:
+            if limit == UNLIMITED and db.execute(_TAKE_OFF, flight).rowcount:  # one statement where no sum is needed
+                self._out.add(key)
+                return Turn.GO
             if db.execute("SELECT 1 FROM call WHERE key = ?", (key,)).fetchone():
                 return Turn.KNOWN
             if key not in self._out:  # the disk was full when an earlier attempt ended: its flight is still noted
@@ -172,12 +209,11 @@ class Ledger:
             held = db.execute("SELECT tokens, nanousd FROM flight WHERE account = ?", (account,)).fetchall()
             if not limit.holds(spent, reserve, *starmap(Amount, held)):
                 return Turn.FULL
-            flight = (key, model, account, *reserve, now(), self._session.name)
             db.execute("INSERT INTO flight VALUES (?, ?, ?, ?, ?, ?, ?)", flight)
             self._out.add(key)
             return Turn.GO
 
-        return self._write(work, fast=True)
+        return self._write(work)
 
     def end(self, key: str, used: Amount = NOTHING, why: Why = "useless") -> None:
         """Note that an attempt of this process is over and brought no answer; `used` is what it cost nevertheless.
@@ -189,10 +225,14 @@ class Ledger:
             for model, account in self._land(db, key):
                 _lose(db, Loss(key, why, model, account, used, now()))
 
-        self._finish(key, work)
+        self._finishing(key, work)()
 
     def record(self, call: Call) -> None:
         """Keep an answer: it is on the disk when this returns. The first answer to a request stays."""
+        self.recording(call)()
+
+    def recording(self, call: Call) -> Callable[[], None]:
+        """`record`, but what is returned waits for it. Whoever writes next, in any thread, writes this first."""
 
         def work(db: sqlite3.Connection) -> None:
             self._land(db, call.key)
@@ -203,24 +243,34 @@ class Ledger:
                 _lose(db, Loss(call.key, "twice", call.model, call.account, call.used, call.at))
             db.execute("DELETE FROM dead WHERE key = ?", (call.key,))
 
-        self._finish(call.key, work)
+        return self._finishing(call.key, work)
 
     def bury(self, letter: DeadLetter) -> None:
         """Keep a failure; it replaces an earlier one of the same request. What attempts cost was told by `end`."""
+        self.burying(letter)()
+
+    def burying(self, letter: DeadLetter) -> Callable[[], None]:
+        """`bury` as `recording` is `record`."""
 
         def work(db: sqlite3.Connection) -> None:
             self._land(db, letter.key)
             db.execute("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(letter))
 
-        self._finish(letter.key, work)
+        return self._finishing(letter.key, work)
 
-    def _finish(self, key: str, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Write what ends a flight. Where that fails (a full disk), the next attempt makes a loss of the flight."""
-        try:
-            self._write(work)
-        except RunError:
-            self._out.discard(key)
-            raise
+    def _finishing(self, key: str, work: Callable[[sqlite3.Connection], None]) -> Callable[[], None]:
+        """Write what ends a flight; what is returned waits until it is on the disk. Where that fails (a full disk), the
+        next attempt makes a loss of the flight."""
+        wait = self._submit(work)
+
+        def finish() -> None:
+            try:
+                self._flush(wait()[1])
+            except RunError:
+                self._out.discard(key)
+                raise
+
+        return finish
 
     def _land(self, db: sqlite3.Connection, key: str) -> list[tuple[str, str]]:
         """Take a flight of this process off the list: [(model, account)], or nothing."""
@@ -279,12 +329,8 @@ class Ledger:
         return count
 
 
-class _Work(NamedTuple):
-    """Something to write, who waits for it, and whether it need not be written through at once."""
-
-    do: Callable[[sqlite3.Connection], Any]
-    told: Future[Any]
-    fast: bool
+_Work = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
+"""Something to write, and who waits for it."""
 
 
 class _Session:

@@ -128,8 +128,9 @@ class Books:
         entry.lost = Amount(entry.lost.tokens + used.tokens, entry.lost.nanousd + used.nanousd)
         self.ledger.end(asked.key, used, why or "useless")
 
-    def settle(self, asked: Asked, reply: Completion) -> None:
-        """Keep an answer, or the failure to get one. It is on the disk when this returns."""
+    def settle(self, asked: Asked, reply: Completion) -> Callable[[], None]:
+        """Keep an answer, or the failure to get one. What is returned waits until it is on the disk; a request that
+        is noted by `begin` later than this goes out later, too."""
         entry = self._open.get(asked.key) or _Open(attempts=1, bill=self._of(reply))
         facts: dict[str, Any] = {
             "key": asked.key,
@@ -142,10 +143,15 @@ class Books:
         }
         if reply.finish == "failed":
             reason, _, error = reply.error.partition(": ")
-            self.ledger.bury(DeadLetter(**facts, reason=reason, error=error, **entry.lost._asdict()))
+            wait = self.ledger.burying(DeadLetter(**facts, reason=reason, error=error, **entry.lost._asdict()))
         else:
-            self.ledger.record(Call(**facts, response=ledger_json(_filled(reply)), **entry.paid._asdict()))
-        self._open.pop(asked.key, None)
+            wait = self.ledger.recording(Call(**facts, response=ledger_json(_filled(reply)), **entry.paid._asdict()))
+
+        def settled() -> None:
+            wait()
+            self._open.pop(asked.key, None)
+
+        return settled
 
     def sentence(self) -> str:
         """How much of the budget is used."""
@@ -175,9 +181,12 @@ def _completion(response: str) -> Completion:
 
 
 class Tell(Protocol):
-    """Told of a reply by the index of its request; with `kept`, it came from the ledger."""
+    """Told of a reply by the index of its request; with `kept`, it came from the ledger.
 
-    def __call__(self, index: int, reply: Completion, *, kept: bool = False) -> None: ...
+    What is returned must be called: it waits until the ledger has the reply, then hands it on to those who asked.
+    """
+
+    def __call__(self, index: int, reply: Completion, *, kept: bool = False) -> Callable[[], None]: ...
 
 
 Send = Callable[[Sequence[int], Tell], object]
@@ -199,12 +208,17 @@ def through(books: Books, asked: Sequence[Asked], send: Send, done: Done | None 
         if done:
             done(index, reply)
 
-    def arrived(index: int, reply: Completion, *, kept: bool = False) -> None:
-        if not kept:
-            books.settle(asked[index], reply)
-        with lock:
-            for place in places[asked[index].key]:
-                seen(place, reply)
+    def arrived(index: int, reply: Completion, *, kept: bool = False) -> Callable[[], None]:
+        settled = None if kept else books.settle(asked[index], reply)
+
+        def hand_on() -> None:
+            if settled:
+                settled()
+            with lock:
+                for place in places[asked[index].key]:
+                    seen(place, reply)
+
+        return hand_on
 
     for index, (one, known) in enumerate(zip(asked, books.find(asked), strict=True)):
         if known is None:
@@ -264,7 +278,7 @@ class Ledgered:
         """See `Generator.generate`."""
 
         def send(missing: Sequence[int], arrived: Tell) -> None:
-            self.inner.generate([requests[i] for i in missing], lambda at, reply: arrived(missing[at], reply))
+            self.inner.generate([requests[i] for i in missing], lambda at, reply: arrived(missing[at], reply)())
 
         return through(self.books, [self.books.asked(request) for request in requests], send, done)
 
@@ -280,6 +294,6 @@ class Ledgered:
             rest = [replace(question, options=tuple(owners[i][1] for i in own)) for question, own in places.items()]
             for own, found in zip(places.values(), self.inner.score(rest), strict=True):
                 for index, likelihood in zip(own, found, strict=True):
-                    arrived(index, as_reply(likelihood))
+                    arrived(index, as_reply(likelihood))()
 
         return scored(self.books, questions, send)

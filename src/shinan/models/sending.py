@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from queue import SimpleQueue
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import urllib3
@@ -104,49 +105,49 @@ class Sender:
 
         def work(end: threading.Event) -> None:
             try:
-                while not stop.is_set():
-                    with lock:
-                        shot = next(waiting, None)
-                    if shot is None:
-                        return
-                    self._complete(shot, tell, stop)
-            except StoppedError:
-                pass
+                with suppress(StoppedError):
+                    while not stop.is_set():
+                        with lock:
+                            shot = next(waiting, None)
+                        if shot is None:
+                            return
+                        self._complete(shot, handing, stop)
             except BaseException as error:  # noqa: BLE001  the caller's thread raises it
                 troubles.append(error)
                 stop.set()
             finally:
                 end.set()
 
-        ends = [threading.Event() for _ in range(min(self._concurrency, len(shots)))]
-        for end in ends:
-            threading.Thread(target=work, args=(end,), daemon=True).start()
-        try:
-            _wait(ends)
-        except BaseException:  # Ctrl-C: what is in flight is waited for and kept
-            stop.set()
-            _wait(ends)
-            raise
+        with _HandingOn(tell) as handing:
+            ends = [threading.Event() for _ in range(min(self._concurrency, len(shots)))]
+            for end in ends:
+                threading.Thread(target=work, args=(end,), daemon=True).start()
+            try:
+                _wait(ends)
+            except BaseException:  # Ctrl-C: what is in flight is waited for and kept
+                stop.set()
+                _wait(ends)
+                raise
         if troubles:
             raise troubles[0]
 
-    def _complete(self, shot: Shot, tell: Tell, stop: threading.Event) -> None:
+    def _complete(self, shot: Shot, handing: _HandingOn, stop: threading.Event) -> None:
         """Try until every member has a reply, or is told to have failed."""
         bad = 0
         while shot.members:
             try:
-                if not self._attempt(shot, tell, bad, stop):
+                if not self._attempt(shot, handing, bad, stop):
                     sleep(_LOOK_AGAIN, stop)
             except UnusableError as trouble:
                 bad += trouble.reason not in _UNCOUNTED
                 if bad >= self._patience.attempts or not trouble.again:
-                    _give_up(shot, tell, trouble)
+                    _give_up(shot, handing, trouble)
                 elif trouble.amended:
                     shot.body = trouble.amended
                 elif trouble.reason not in _UNCOUNTED:
                     sleep(rest(bad, _jitter(shot, bad)), stop)
 
-    def _attempt(self, shot: Shot, tell: Tell, bad: int, stop: threading.Event) -> bool:
+    def _attempt(self, shot: Shot, handing: _HandingOn, bad: int, stop: threading.Event) -> bool:
         """Send once, after `bad` failures, whatever of the shot has its turn; whether anything had.
 
         Raises UnusableError.
@@ -154,11 +155,11 @@ class Sender:
         going: list[tuple[int, Asked]] = []
         try:
             with self._lanes.lane(stop) as lane:
-                self._take_turns(shot, going, tell)
+                self._take_turns(shot, going, handing)
                 replies = self._ask(lane, shot, going, bad) if going else []
             found = bool(going)
             for reply in replies:
-                tell(going[0][0], reply)
+                handing.tell(going[0][0], reply)
                 shot.members.remove(going.pop(0))
         except Exception as error:
             self._end(going, error.why if isinstance(error, UnusableError) else "uncertain")
@@ -171,7 +172,7 @@ class Sender:
             with suppress(RunError):  # the disk is full: the ledger finds out later that these were in flight
                 self._books.end(asked, why)
 
-    def _take_turns(self, shot: Shot, going: list[tuple[int, Asked]], tell: Tell) -> None:
+    def _take_turns(self, shot: Shot, going: list[tuple[int, Asked]], handing: _HandingOn) -> None:
         """Add to `going` the members that may be sent now, each noted as in flight.
 
         Those that were answered meanwhile are told, and leave the shot.
@@ -182,15 +183,15 @@ class Sender:
             if turn is Turn.GO:
                 going.append((index, asked))
             elif turn is Turn.KNOWN:
-                tell(index, self._books.answer(asked), kept=True)
+                handing.tell(index, self._books.answer(asked), kept=True)
                 shot.members.remove((index, asked))
             elif going:
-                return
+                break
             elif turn is Turn.SPENT:
                 raise SpentError
             else:
                 self._books.ledger.bury_killed()  # it may be the flight of a process that is no more
-                return
+                break
 
     def _ask(self, lane: Lane, shot: Shot, going: Sequence[tuple[int, Asked]], bad: int) -> list[Completion]:
         """One HTTP call, its bill, and what it says of the address. Raises UnusableError."""
@@ -292,6 +293,45 @@ class Sender:
         return b"".join(parts)
 
 
+class _HandingOn:
+    """A thread that waits until the ledger has the replies told, many at a time, and hands them on to those who asked.
+
+    Meanwhile the thread that told goes on: its next request is noted in the ledger after the reply, so that there are
+    never more requests out, or replies not yet in the ledger, than threads. Used as a context manager: at its end
+    everything is handed on, and what went wrong is raised.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._told = SimpleQueue[Callable[[], None] | None]()
+        self._trouble: BaseException | None = None
+        self._end = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._told.put(None)
+        _wait([self._end])
+        if self._trouble:
+            raise self._trouble
+
+    def tell(self, index: int, reply: Completion, *, kept: bool = False) -> None:
+        """See `Tell`. Raises what went wrong with an earlier reply."""
+        self._told.put(self._tell(index, reply, kept=kept))
+        if self._trouble:
+            raise self._trouble
+
+    def _work(self) -> None:
+        while hand_on := self._told.get():
+            try:
+                hand_on()
+            except BaseException as error:  # noqa: BLE001  raised where it can be acted on; the rest is kept all the same
+                self._trouble = self._trouble or error
+        self._end.set()
+
+
 def _jitter(shot: Shot, bad: int) -> float:
     """In [0, 1): spreads the attempts of requests that failed together."""
     return derive_seed(0, "retry", shot.members[0][1].key, bad) / 2**63
@@ -304,9 +344,9 @@ def _wait(ends: Sequence[threading.Event]) -> None:
             pass
 
 
-def _give_up(shot: Shot, tell: Tell, trouble: UnusableError) -> None:
+def _give_up(shot: Shot, handing: _HandingOn, trouble: UnusableError) -> None:
     for index, _ in shot.members:
-        tell(index, failure(trouble.reason, trouble.sentence))
+        handing.tell(index, failure(trouble.reason, trouble.sentence))
     shot.members = []
     if trouble.fix:
         raise ModelError(trouble.sentence, fix=trouble.fix)
