@@ -23,7 +23,7 @@ _VERSIONS: Mapping[Kind, int] = {
     "mix": 1,
     "audit": 1,
     "before": 1,
-    "tune": 2,
+    "tune": 3,
     "after": 1,
     "compare": 1,
 }
