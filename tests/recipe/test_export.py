@@ -25,7 +25,7 @@ from shinan.recipe.schema import load_recipe
 from tests.recipe.tiny_recipe import RECIPE, write_recipe
 
 LORA = RECIPE.replace("method: full", "method: lora").replace("epochs: 2", "epochs: 0.5")
-LORA = LORA.replace("limit: 45", "limit: 5")
+LORA = LORA.replace("limit: 45", "limit: 5").replace("max_tokens: 2048", "max_tokens: 2048\n  precision: fp32")
 
 
 @pytest.fixture(scope="module")

@@ -36,10 +36,11 @@ def export_named(ref: str, form: str, *, type_: str | None, out: Path | None) ->
         readme = model_card(card, report, use=_use(card, kind, size), parity=parity.lines())
         return {"README.md": readme} | ({"DATA.md": data_card(report)} if report else {})
 
-    if card.base is not None:
+    if card.base is not None and form != "adapter":
         fix = "name the run that tuned it, or merge it into its base first"
         raise ModelError("this is an adapter, and an export begins with the whole model", where=ref, fix=fix)
-    adapter = run / "checkpoints" / ADAPTER if run and (run / "checkpoints" / ADAPTER / CARD).is_file() else None
+    beside = source if card.base is not None else source.parent / ADAPTER
+    adapter = beside if (beside / CARD).is_file() and (run or card.base is not None) else None
     return place, export(source, place, kind, pages, adapter=adapter, type_=size)
 
 

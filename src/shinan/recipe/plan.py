@@ -134,8 +134,8 @@ def _supervision(recipe: Recipe) -> dict[str, Any]:
 
 
 def _tuning(recipe: Recipe) -> dict[str, Any]:
-    # When checkpoints are written does not change what they hold.
-    return {"settings": recipe.tune.model_dump(mode="json", exclude={"save_every", "precision"})}
+    # When checkpoints are written, and who watches, does not change what they hold.
+    return {"settings": recipe.tune.model_dump(mode="json", exclude={"save_every", "precision", "track", "sample"})}
 
 
 @dataclass(frozen=True, slots=True)

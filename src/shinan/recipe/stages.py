@@ -175,7 +175,8 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     with loaded(room.model, room.setting) as model:
         if settings.method == "lora":
             model = lora.wrap(model, settings.adapter, room.recipe.seed)
-        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=room.recipe.seed, places=places)
+        seed = room.recipe.seed
+        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=seed, places=places, chat=data.chat)
         for which in ("last", "best"):
             fitted.restore(which)
             whole = lora.merge(copy.deepcopy(model)) if settings.method == "lora" else model

@@ -102,7 +102,8 @@ def _adapter(trained: Path, out: Path, adapter: Path | None) -> Parity:
     card = load_card(adapter)
     load_model(adapter, torch.float32)  # checks that its base is the one it was trained on
     _copy(adapter, out, card)
-    merged = json.loads((trained / "config.json").read_text("utf-8")).get("dtype")
+    config = trained / "config.json"  # an adapter that was not merged has none
+    merged = json.loads(config.read_text("utf-8")).get("dtype") if config.is_file() else "float32"
     with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = AutoModelForCausalLM.from_pretrained(
