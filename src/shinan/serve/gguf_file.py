@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,9 +119,18 @@ def write_gguf(folder: Path, path: Path, type_: Type, card: Card) -> None:
         for name, size in sizes.items():
             values = family.layout(name, tensors.read(name), config)
             writer.write_tensor_data(_packed(values, size, name, folder))
-        writer.close()
+        writer.flush()
     except OSError as error:  # numpy tells a short write without a number
         raise cannot_write(path, error if error.errno else OSError(errno.ENOSPC, "")) from error
+    finally:
+        _close(writer)
+
+
+def _close(writer: Any) -> None:
+    """Close the file; what a full disk refuses then has been told already."""
+    for file in writer.fout or ():
+        with suppress(OSError):
+            file.close()
 
 
 def _family(config: Any, folder: Path) -> Family:
@@ -215,7 +225,7 @@ def _size(shape: tuple[int, ...], type_: Type) -> gguf.GGMLQuantizationType:
 
 
 def _packed(values: Array, size: gguf.GGMLQuantizationType, name: str, folder: Path) -> Array:
-    if size == gguf.GGMLQuantizationType.F16 and float(np.abs(values).max(initial=0)) > np.finfo(np.float16).max:
+    if size == gguf.GGMLQuantizationType.F16 and float(np.abs(values).max(initial=0)) > float(np.finfo(np.float16).max):
         what = f"{name} holds a number that float16 cannot"
         raise ModelError(what, where=str(folder), fix="export it with --type f32")
     packed: Array = gguf.quantize(np.ascontiguousarray(values), size)
