@@ -123,8 +123,9 @@ def fit(
     with Decoder(model, sinks=masters.sinks) as decoder:
         run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat)
         steps = list(plan_bundles(run.bundles, settings, seed))
-        for path in (places.metrics, places.metrics.with_name(SAMPLES)):
-            _rewind(path, run.scalars.step)
+        _rewind(places.metrics, run.scalars.step)
+        if (samples := places.metrics.with_name(SAMPLES)).exists():
+            _rewind(samples, run.scalars.step)
         total = sum(_tokens(run, step) for step in steps)
         with closing(run.live), _signals() as interrupted, progress("tuning", total, "tokens") as bar:
             _loop(run, steps, bar, interrupted)
