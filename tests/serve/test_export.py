@@ -96,6 +96,9 @@ def test_the_layout_is_llama_cpps(folders: dict[str, Path], tmp_path: Path) -> N
     kinds = fields["tokenizer.ggml.token_type"]
     assert [kinds[i] for i in (0, 5, 8, 9)] == [3, 3, 4, 6]  # control, control, user-defined, byte
     assert kinds[-3:] == [5, 5, 5]  # rows without a token
+    scores = fields["tokenizer.ggml.scores"]
+    normal = [score for score, kind in zip(scores, kinds, strict=True) if kind == 1]
+    assert normal == sorted(set(normal), reverse=True)  # llama.cpp merges the best first: the lowest ids, as tuned
 
 
 @pytest.mark.promise4
