@@ -116,6 +116,14 @@ def test_an_adapter_alone_is_no_model_to_export(done: Path, tmp_path: Path) -> N
         export_named(str(done / "checkpoints" / "adapter"), "gguf", type_=None, out=tmp_path / "out")
 
 
+@pytest.mark.promise4
+def test_an_adapter_folder_as_an_adapter(done: Path, tmp_path: Path) -> None:
+    folder, parity = export_named(str(done / "checkpoints" / "adapter"), "adapter", type_=None, out=tmp_path / "out")
+    assert parity.greedy_equal == parity.questions
+    assert "PeftModel.from_pretrained" in (folder / "README.md").read_text("utf-8")
+    assert not (folder / "DATA.md").exists()  # nothing is known of the run
+
+
 def test_the_command(done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["export", str(done), "--to", "safetensors", "--out", str(out)])
