@@ -47,7 +47,8 @@ def train(model_folder: Path, out: Path, settings: TuneSettings = SETTINGS) -> F
     if settings.method == "lora":
         model = lora.wrap(model, settings.adapter, 0)
     places = Places(out / "states", out / "metrics.jsonl", out / "plan.json")
-    fitted = fit(model, sft(), token_rows(model_folder), settings, key="toy", seed=0, places=places)
+    rows, chat = token_rows(model_folder), chat_format("gemma", Tokenizer.load(model_folder))
+    fitted = fit(model, sft(), rows, settings, key="toy", seed=0, places=places, chat=chat)
     trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     save_file(trained, out / "last.safetensors")
     return fitted

@@ -28,10 +28,12 @@ from shinan.train.settings import LoraSettings, TuneSettings
 from shinan.train.sft import Sft, sft
 from tests.train.runs import SETTINGS, token_rows, train
 
+CLOCKED = {"seconds", "labelled_tokens_per_second", "flop_share", "memory_bytes"}
+
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in CLOCKED} for line in lines]
 
 
 def _places(folder: Path) -> Places:

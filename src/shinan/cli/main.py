@@ -16,6 +16,7 @@ from shinan.cli import (
     compare,
     doctor,
     evaluate,
+    export,
     ledger,
     models,
     new,
@@ -40,6 +41,7 @@ _COMMANDS = (
     "trace",
     "chat",
     "serve",
+    "export",
     "eval",
     "compare",
     "ledger",
@@ -98,6 +100,7 @@ app.command("check")(check.check)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
+app.command("export")(export.export)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("ledger")(ledger.ledger)

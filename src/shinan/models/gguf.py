@@ -34,23 +34,30 @@ def convert(path: Path, folder: Path) -> None:
 
     transformers dequantises in float32 and rounds once. Raises ModelError for a file that is not a readable GGUF.
     """
-    # transformers draws a bar on stderr that none of its settings switches off
-    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            with _parsed_once(path) as reader:
-                model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
-                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
-            fix = "delete it and try again"
-            raise ModelError(f"cannot read this GGUF file: {error}", where=str(path), fix=fix) from error
-        _forget_quantisation(model)
+    model, tokenizer = read(path, torch.bfloat16)
+    with quiet_transformers():
         model.save_pretrained(folder)
-        _split_digits(reader, tokenizer)
         tokenizer.save_pretrained(folder, save_jinja_files=False)
     # any server reads tokenizer.json as it is under this class, whatever its version of transformers
     _edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     _edit(folder / "config.json")
     _edit(folder / "generation_config.json")
+
+
+def read(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A GGUF file as transformers reads it: model and tokenizer. Raises ModelError for a file that is not readable."""
+    # transformers draws a bar on stderr that none of its settings switches off
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            with _parsed_once(path) as reader:
+                model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
+            fix = "delete it and try again"
+            raise ModelError(f"cannot read this GGUF file: {error}", where=str(path), fix=fix) from error
+    _forget_quantisation(model)
+    _split_digits(reader, tokenizer)
+    return model, tokenizer
 
 
 @contextlib.contextmanager

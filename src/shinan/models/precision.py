@@ -7,6 +7,7 @@ import time
 import torch
 
 _SIDE = 768  # large enough to leave the cache's reach, small enough for a probe of a fraction of a second
+_GPU_SIDE = 8192
 _WORTH = 1.3  # bf16 must be this much faster before its rounding is accepted
 
 
@@ -20,16 +21,25 @@ def probe_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fp32 > _WORTH * bf16 else torch.float32
 
 
-def _seconds(dtype: torch.dtype, device: torch.device) -> float:
-    """Best of five: the least disturbed run is the machine's own speed."""
-    a = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
+def _seconds(dtype: torch.dtype, device: torch.device, side: int = _SIDE) -> float:
+    """Four products of [side, side]. Best of five: the least disturbed run is the machine's own speed."""
+    a = torch.ones(side, side, dtype=dtype, device=device)
+    gpu = device.type == "cuda"
     times = []
     for _ in range(6):
         start = time.perf_counter()
         for _ in range(4):
             a @ a
+        if gpu:
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
     return min(times[1:])
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP a second of large matrix products in this format: the peak that a run's useful work is measured against."""
+    side = _GPU_SIDE if device.type == "cuda" else _SIDE
+    return 4 * 2 * side**3 / _seconds(dtype, device, side)
 
 
 def default_device() -> torch.device:

@@ -23,7 +23,7 @@ _VERSIONS: Mapping[Kind, int] = {
     "mix": 1,
     "audit": 1,
     "before": 1,
-    "tune": 2,
+    "tune": 3,
     "after": 1,
     "compare": 1,
 }
@@ -134,8 +134,8 @@ def _supervision(recipe: Recipe) -> dict[str, Any]:
 
 
 def _tuning(recipe: Recipe) -> dict[str, Any]:
-    # When checkpoints are written does not change what they hold.
-    return {"settings": recipe.tune.model_dump(mode="json", exclude={"save_every", "precision"})}
+    # When checkpoints are written, and who watches, does not change what they hold.
+    return {"settings": recipe.tune.model_dump(mode="json", exclude={"save_every", "precision", "track", "sample"})}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from shinan.evaluate.run import Ask, as_items, evaluate
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import load_card
 from shinan.models.chat import ChatFormat, chat_format
-from shinan.models.checkpoint import load_model, save_model
+from shinan.models.checkpoint import load_model, save_adapter, save_model
 from shinan.models.forest import Bundle
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
@@ -43,6 +44,7 @@ from shinan.train.facts import facts_of
 from shinan.train.findings import Finding, refuse
 from shinan.train.rows import tokenise
 
+ADAPTER = "adapter"  # folder of the adapter among the checkpoints
 PLAIN = "plain"  # the style a base model is asked in beside the tuned template
 
 
@@ -173,13 +175,17 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     with loaded(room.model, room.setting) as model:
         if settings.method == "lora":
             model = lora.wrap(model, settings.adapter, room.recipe.seed)
-        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=room.recipe.seed, places=places)
+        seed = room.recipe.seed
+        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=seed, places=places, chat=data.chat)
         for which in ("last", "best"):
             fitted.restore(which)
             whole = lora.merge(copy.deepcopy(model)) if settings.method == "lora" else model
             _save(room, whole, data, checkpoints / which)
+        shutil.rmtree(checkpoints / ADAPTER, ignore_errors=True)  # of an earlier run with another method
+        if settings.method == "lora":
+            _save_adapter(room, model, data.chat, checkpoints / ADAPTER)  # the best one, which was restored last
     facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json", by_alias=True)}
-    saved = [path for which in ("last", "best") for path in sorted((checkpoints / which).rglob("*"))]
+    saved = [path for which in ("last", "best", ADAPTER) for path in sorted((checkpoints / which).rglob("*"))]
     files = [_outside(path, room) for path in saved if path.is_file()]
     return Outcome(tally.to_dict(), facts, [*files, "../../metrics.jsonl", "data.parquet", "dropped.parquet"])
 
@@ -191,6 +197,14 @@ def _save(room: Room, model: Any, data: Supervised, folder: Path) -> None:
         name = f"{room.recipe.name}/{folder.name}"
         save_model(beside, model, chat.tokenizer, chat, name=name, parents=[load_card(room.model)])
         refuse(audit_saved(beside, chat, data.kept))
+
+
+def _save_adapter(room: Room, model: Any, chat: ChatFormat, folder: Path) -> None:
+    """Write the adapter of the model as it is now, for those who have the base model."""
+    base = str(room.model) if Path(room.recipe.model).expanduser().is_dir() else room.recipe.model
+    with new_folder(folder) as beside:
+        name = f"{room.recipe.name}/{folder.name}"
+        save_adapter(beside, model, chat.tokenizer, chat, name=name, base=base, parents=[load_card(room.model)])
 
 
 def _compare(room: Room, stage: Stage, out: Path) -> Outcome:

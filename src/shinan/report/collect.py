@@ -68,6 +68,17 @@ class LossPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """A sample reply written while tuning went on."""
+
+    step: int
+    row: str
+    prompt: str
+    target: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answers:
     """The answers to one evaluation task; `styles` are the mean scores of every prompt style tried before tuning."""
 
@@ -155,6 +166,7 @@ class Report:
     training: Mapping[str, Any]
     losses: tuple[LossPoint, ...]
     validations: tuple[LossPoint, ...]
+    replies: tuple[Reply, ...]
     comparisons: tuple[Comparison, ...]
     categories: tuple[Comparison, ...]
     unscored: tuple[Unscored, ...]
@@ -214,6 +226,7 @@ def collect(run: Path) -> Report:
         training=facts.get("tune", {}),
         losses=losses,
         validations=validations,
+        replies=_replies(run / "samples.jsonl"),
         comparisons=tuple(_comparison(value) for value in compared.get("evaluation", []) if value["n"]),
         categories=tuple(_comparison(value) for value in compared.get("categories", []) if value["n"]),
         unscored=tuple(
@@ -289,6 +302,14 @@ def _curves(path: Path) -> tuple[tuple[LossPoint, ...], tuple[LossPoint, ...]]:
             where, fix = f"{path}:{number}", "delete the stage's folder and run again"
             raise DataError("not the losses of a step", where=where, fix=fix) from error
     return tuple(losses), tuple(validations)
+
+
+def _replies(path: Path) -> tuple[Reply, ...]:
+    try:
+        return tuple(Reply(**line) for line in (_lines(path) if path.exists() else ()))
+    except TypeError as error:
+        fix = "delete the stage's folder and run again"
+        raise DataError("not a sample reply", where=str(path), fix=fix) from error
 
 
 def _number(value: float | None) -> float | None:

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from shinan.core.dataset import write_atomic, writing
 from shinan.core.errors import TrainingError
 from shinan.core.hashing import derive_seed
 from shinan.core.progress import Progress, progress
+from shinan.models.chat import ChatFormat
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle
 from shinan.models.memory import give_back_freed_memory, keep_freed_memory
+from shinan.train.live import SAMPLES, Live
 from shinan.train.lomo import Lomo
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
@@ -61,8 +63,8 @@ class Fitted:
     """A finished run.
 
     Attributes:
-        facts: examples, validation_examples, tokens, labelled_tokens, computed_tokens, steps, seconds,
-            tokens_per_second, final_loss (mean of the last steps), best_validation_loss, best_step,
+        facts: examples, validation_examples, tokens, labelled_tokens, computed_tokens, steps (done), planned_steps,
+            seconds, tokens_per_second, final_loss (mean of the last steps), best_validation_loss, best_step,
             trainable_parameters.
         restore: puts the `best` (lowest validation loss) or the `last` weights into the model.
     """
@@ -86,6 +88,7 @@ class _Run:
     masters: Masters
     optimiser: torch.optim.Optimizer
     schedule: Schedule
+    live: Live
     scalars: Scalars = field(default_factory=Scalars)
     recent: list[float] = field(default_factory=list)
     saved_at: float = 0.0
@@ -100,8 +103,11 @@ def fit(
     key: str,
     seed: int,
     places: Places,
+    chat: ChatFormat | None = None,
 ) -> Fitted:
     """Tune `model` in place (its parameters that require gradients); it is left with the last weights, in eval mode.
+
+    `chat` writes the sample replies that the settings ask for.
 
     Interrupted by SIGINT or SIGTERM it saves and raises KeyboardInterrupt; called again with the same `key` it
     continues.
@@ -115,10 +121,13 @@ def fit(
     keep_freed_memory()
     masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
     with Decoder(model, sinks=masters.sinks) as decoder:
-        run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places)
+        run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat)
         steps = list(plan_bundles(run.bundles, settings, seed))
-        _rewind_metrics(places.metrics, run.scalars.step)
-        with _signals() as interrupted, progress("tuning", sum(_tokens(run, s) for s in steps), "tokens") as bar:
+        _rewind(places.metrics, run.scalars.step)
+        if (samples := places.metrics.with_name(SAMPLES)).exists():
+            _rewind(samples, run.scalars.step)
+        total = sum(_tokens(run, step) for step in steps)
+        with closing(run.live), _signals() as interrupted, progress("tuning", total, "tokens") as bar:
             _loop(run, steps, bar, interrupted)
     model.eval()
     give_back_freed_memory()
@@ -140,6 +149,7 @@ def _prepare(
     key: str,
     seed: int,
     places: Places,
+    chat: ChatFormat | None,
 ) -> _Run:
     """Everything before the first step: what is held out, how the run is computed, and where it stands."""
     trained, held = split([bundle[0].row for bundle in bundles], settings.validation, seed)
@@ -156,27 +166,36 @@ def _prepare(
     optimiser = make_optimiser(settings.optimiser, masters, settings.weight_decay)
     scalars = load_state(places.states, key, masters, optimiser) or Scalars()
     held_out = [bundles[i] for i in held]
-    return _Run(decoder, objective, rows, held_out, settings, key, seed, places, masters, optimiser, schedule, scalars)
+    live = Live(decoder, settings, places.metrics.parent, key, chat)
+    return _Run(
+        decoder, objective, rows, held_out, settings, key, seed, places, masters, optimiser, schedule, live, scalars
+    )
 
 
 def _loop(run: _Run, steps: Sequence[Step], bar: Progress, interrupted: Callable[[], bool]) -> None:
     bar.skip(sum(_tokens(run, step) for step in steps[: run.scalars.step]))
-    every = max(1, round(run.settings.validate_every * steps_per_epoch(len(run.bundles), run.settings.batch_size)))
+    every = _steps(run, run.settings.validate_every)
+    sampled = _steps(run, run.settings.sample.every) if run.settings.sample else None
     run.saved_at = time.monotonic()
     if run.scalars.step == 0:
         _validate(run)
+        _sample(run, sampled is not None)
     for number in range(run.scalars.step, len(steps)):
+        if _stalled(run):  # as a run that was killed and resumed finds it
+            break
         start = time.monotonic()
         line = _step(run, number, steps[number], len(steps))
         run.scalars.step = number + 1
         seconds = time.monotonic() - start
         run.scalars.seconds += seconds
-        _log(run, line | {"seconds": round(seconds, 3)})
+        _log(run, line | {"seconds": round(seconds, 3)} | run.live.rates(line, seconds))
         _guard(run, line["loss"])
         last = run.scalars.step == len(steps)
         if run.scalars.step % every == 0 or last:
             _validate(run)
-        bar.advance(_tokens(run, steps[number]), f"loss {line['loss']:.3f}")
+        last = last or _stalled(run)
+        _sample(run, sampled is not None and (last or run.scalars.step % sampled == 0))
+        bar.advance(_tokens(run, steps[number]), run.live.note(line["loss"]))
         if last or interrupted() or time.monotonic() - run.saved_at > run.settings.save_every:
             save_state(run.places.states, run.key, run.masters, run.optimiser, run.scalars)
             run.saved_at = time.monotonic()
@@ -262,11 +281,30 @@ def _validate(run: _Run) -> None:
     loss = mean_loss(run.decoder, run.objective, run.held, run.schedule.micro_tokens)
     run.decoder.model.train()
     if run.scalars.best_loss is None or loss < run.scalars.best_loss:
-        run.scalars.best_loss, run.scalars.best_step = loss, run.scalars.step
+        run.scalars.best_loss, run.scalars.best_step, run.scalars.stale = loss, run.scalars.step, 0
         _save_best(run)
+    else:
+        run.scalars.stale += 1
     seconds = time.monotonic() - start
     run.scalars.seconds += seconds
     _log(run, {"step": run.scalars.step, "validation_loss": loss, "seconds": round(seconds, 3)})
+
+
+def _stalled(run: _Run) -> bool:
+    """Whether the settings ask to stop: so many validations have not been better than the best one."""
+    return run.settings.patience is not None and run.scalars.stale >= run.settings.patience
+
+
+def _sample(run: _Run, due: bool) -> None:
+    if due:
+        run.decoder.model.eval()
+        run.live.sample(run.held or run.bundles, run.scalars.step)
+        run.decoder.model.train()
+
+
+def _steps(run: _Run, epochs: float) -> int:
+    """Steps between what is done every so many epochs."""
+    return max(1, round(epochs * steps_per_epoch(len(run.bundles), run.settings.batch_size)))
 
 
 def _best(run: _Run) -> Path:
@@ -297,12 +335,13 @@ def _facts(run: _Run, steps: Sequence[Step]) -> dict[str, Any]:
         "tokens": tokens,
         "labelled_tokens": sum(line["labelled_tokens"] for line in done),
         "computed_tokens": sum(line["computed_tokens"] for line in done),
-        "steps": len(steps),
+        "steps": run.scalars.step,
+        "planned_steps": len(steps),
         "seconds": round(run.scalars.seconds, 2),
         "tokens_per_second": round(tokens / max(run.scalars.seconds, 1e-9), 1),
         "final_loss": sum(last) / len(last),
         "best_validation_loss": run.scalars.best_loss,
-        "best_step": run.scalars.best_step if run.held else len(steps),
+        "best_step": run.scalars.best_step if run.held else run.scalars.step,
         "trainable_parameters": sum(weight.numel() for weight in run.masters.weights.values()),
         "schedule": asdict(run.schedule),
     }
@@ -315,9 +354,10 @@ def _tokens(run: _Run, step: Step) -> int:
 def _log(run: _Run, line: dict[str, Any]) -> None:
     with writing(run.places.metrics), run.places.metrics.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
+    run.live.tell(line)
 
 
-def _rewind_metrics(path: Path, step: int) -> None:
+def _rewind(path: Path, step: int) -> None:
     """Drop the lines of steps that will be done again (a kill can also leave half a line)."""
     kept = []
     for line in path.read_text("utf-8").splitlines() if path.exists() and step else []:

@@ -25,6 +25,15 @@ class LoraSettings(Config):
     """Linear layers that get an adapter: `attention` is the paper's choice, `all-linear` QLoRA's (arXiv 2305.14314)."""
 
 
+class SampleSettings(Config):
+    """Replies written while tuning goes on, into samples.jsonl of the run folder."""
+
+    prompts: int = Field(4, gt=0)
+    """How many prompts: the first of the validation rows, else of the training rows."""
+    every: float = Field(0.5, gt=0)
+    """Epochs between them."""
+
+
 class TuneSettings(Config):
     """How to tune. Defaults suit a small model on a small machine."""
 
@@ -66,6 +75,13 @@ class TuneSettings(Config):
     """Share of the rows set apart to measure validation loss and choose the best checkpoint; 0 for none."""
     validate_every: float = Field(0.5, gt=0)
     """Epochs between validations."""
+    patience: int | None = Field(None, gt=0)
+    """Stop after so many validations in a row without a lower loss; by default all epochs are done."""
+    sample: SampleSettings | None = None
+    """Sample replies while tuning goes on. Weights do not depend on it."""
+    track: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default_factory=list)
+    """Where metrics.jsonl is written besides (`pip install 'shinan[track]'`); wandb offline unless WANDB_MODE is set.
+    Results do not depend on it."""
     save_every: float = Field(30.0, gt=0)
     """Seconds between checkpoints to resume from. Results do not depend on it."""
     optimiser: Literal["adamw", "adamw8bit", "adafactor", "lomo"] = "adamw"
@@ -94,6 +110,12 @@ class TuneSettings(Config):
         if data.get("lora") is not None:
             raise ValueError("`lora:` has no effect with `method: full`; remove it or choose `method: lora`")
         return {"learning_rate": _OTHER_RATES.get(str(optimiser), _RATES["full"])} | data
+
+    @model_validator(mode="after")
+    def _patience_needs_validation(self) -> TuneSettings:
+        if self.patience is not None and self.validation == 0:
+            raise ValueError("`patience:` counts validations, and `validation: 0` has none; remove one of the two")
+        return self
 
     @property
     def adapter(self) -> LoraSettings:

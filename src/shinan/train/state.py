@@ -34,6 +34,7 @@ class Scalars:
         seconds: wall time spent so far, over all attempts.
         best_loss: lowest validation loss so far (per token), None before the first validation.
         best_step: the step it was measured at.
+        stale: validations since then.
         first_losses: mean losses of the first steps: what an explosion is judged against.
     """
 
@@ -41,6 +42,7 @@ class Scalars:
     seconds: float = 0.0
     best_loss: float | None = None
     best_step: int = 0
+    stale: int = 0
     first_losses: list[float] = field(default_factory=list)
 
 
