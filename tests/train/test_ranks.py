@@ -1,0 +1,178 @@
+"""Several ranks under torchrun: the same training as one, exact resume, checkpoints for any number of ranks, deaths."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.train.runs import SETTINGS, several, train
+
+ROOT = Path(__file__).parents[2]
+CASES: dict[str, dict[str, Any]] = {
+    "copies": {},
+    "shards": {"shard": "on"},
+    "checkpointed": {"shard": "on", "checkpoint": "on"},
+    "small": {"shard": "on", "micro_tokens": 60},
+    "lora": {"method": "lora"},
+    "lora-shards": {"method": "lora", "shard": "on"},
+    "bf16": {"precision": "bf16"},
+    "bf16-shards": {"precision": "bf16", "shard": "on"},
+    "adamw8bit": {"optimiser": "adamw8bit"},
+}
+
+
+def start(ranks: int, model: Path, out: Path, cases: dict[str, Any]) -> subprocess.Popen[str]:
+    """Runs of `tests.train.runs` under torchrun; what they say is in `stderr`."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
+    return subprocess.Popen(
+        [*torchrun, "-m", "tests.train.runs", str(model), str(out), json.dumps(cases)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ran(ranks: int, model: Path, out: Path, cases: dict[str, Any]) -> Path:
+    """A finished run's folder."""
+    process = start(ranks, model, out, cases)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return out
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "last.safetensors")
+
+
+def _close(ours: Path, expected: Path, away: float) -> None:
+    """The same losses, and weights `away` apart at most, relative to their norm."""
+    for one, other in zip(_metrics(ours), _metrics(expected), strict=True):
+        assert one == pytest.approx(other, rel=max(away, 2e-5)), one
+    found = _weights(ours)
+    for name, weight in _weights(expected).items():
+        assert float((found[name] - weight).norm()) <= away * float(weight.norm()), name
+
+
+@pytest.fixture(scope="module")
+def two(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case on two ranks."""
+    return ran(2, tiny_decoder, tmp_path_factory.mktemp("two"), CASES)
+
+
+@pytest.fixture(scope="module")
+def one(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case on one rank."""
+    folder = tmp_path_factory.mktemp("one")
+    several(tiny_decoder, folder, CASES)
+    return folder
+
+
+@pytest.mark.promise9
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_train_as_one(one: Path, two: Path, case: str) -> None:
+    _close(two / case, one / case, 0.02 if case.startswith("bf16") else 1e-3)
+
+
+@pytest.mark.promise9
+def test_shards_are_shards(two: Path) -> None:
+    """Of each block's tensors, each rank has written its own part; of others, one rank has written all."""
+    (path,) = (two / "shards" / "states").glob("step-10")
+    files = sorted(path.glob("*.safetensors"))
+    assert len(files) == 2
+    held = [load_file(file) for file in files]
+    name = "model.layers.0.mlp.up_proj.weight"
+    for part in ("weight", "exp_avg", "exp_avg_sq"):
+        assert [len(tensors[f"{name}|{part}"]) for tensors in held] == [64, 64]  # of 128 rows
+        assert sum(f"model.embed_tokens.weight|{part}" in tensors for tensors in held) == 1
+
+
+@pytest.mark.promise3
+@pytest.mark.promise9
+def test_a_run_goes_on_with_any_number_of_ranks(tiny_decoder: Path, tmp_path: Path) -> None:
+    constant = {"schedule": "constant", "warmup": 0.0}
+    shards = {"copies": constant, "shards": constant | {"shard": "on"}}
+
+    def until(epochs: float) -> dict[str, Any]:
+        return {name: changes | {"epochs": epochs} for name, changes in shards.items()}
+
+    several(tiny_decoder, tmp_path, until(0.5))
+    ran(2, tiny_decoder, tmp_path, until(1.0))
+    process = start(3, tiny_decoder, tmp_path, until(1.5))
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert said.count("was written with ranks 2, now 3: the run goes on from it") == 2
+    several(tiny_decoder, tmp_path, until(2.0))
+    train(tiny_decoder, tmp_path / "whole", SETTINGS.model_copy(update=constant))
+    for name in shards:
+        _close_weights(tmp_path / name, tmp_path / "whole", 1e-3)
+
+
+def _close_weights(ours: Path, expected: Path, away: float) -> None:
+    found = _weights(ours)
+    for name, weight in _weights(expected).items():
+        assert float((found[name] - weight).norm()) <= away * float(weight.norm()), name
+
+
+def _children(process: subprocess.Popen[str]) -> dict[int, int]:
+    """Process ids of the ranks that torchrun has started, by rank."""
+    found: dict[int, int] = {}
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        found |= {int(line[5:]): int(pid) for line in environment if line.startswith(b"RANK=")}
+    return found
+
+
+def _wait_for_lines(process: subprocess.Popen[str], path: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError("it has ended too early, or hangs")
+
+
+@pytest.mark.promise3
+@pytest.mark.promise10
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_deaths_and_signals_cost_nothing(two: Path, tiny_decoder: Path, tmp_path: Path) -> None:
+    """A rank that dies ends the other; SIGTERM saves on all; the same number of ranks ends at the same bits."""
+    cases = {"shards": CASES["shards"] | {"epochs": 2}}
+    metrics = tmp_path / "shards" / "metrics.jsonl"
+
+    process = start(2, tiny_decoder, tmp_path, cases)
+    _wait_for_lines(process, metrics, 4)
+    os.kill(_children(process)[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.monotonic() - began < 20
+    assert said.count("another process of this run has died") <= 1
+
+    process = start(2, tiny_decoder, tmp_path, cases)
+    _wait_for_lines(process, metrics, 8)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    done = max(line["step"] for line in _metrics(tmp_path / "shards") if "loss" in line)
+    assert (tmp_path / "shards" / "states" / f"step-{done}" / "state.json").exists()
+
+    ran(2, tiny_decoder, tmp_path, cases)
+    whole = two / "shards"
+    assert (tmp_path / "shards" / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+    assert _metrics(tmp_path / "shards") == _metrics(whole)
