@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from shinan.core.errors import TrainingError
+from shinan.train import ranks, schedule
+from shinan.train.schedule import divides
 from tests.train.runs import SETTINGS, several, train
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +35,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def start(ranks: int, model: Path, out: Path, cases: dict[str, Any]) -> subprocess.Popen[str]:
+def start(count: int, model: Path, out: Path, cases: dict[str, Any]) -> subprocess.Popen[str]:
     """Runs of `tests.train.runs` under torchrun; what they say is in `stderr`."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
     return subprocess.Popen(
         [*torchrun, "-m", "tests.train.runs", str(model), str(out), json.dumps(cases)],
         cwd=ROOT,
@@ -43,9 +47,9 @@ def start(ranks: int, model: Path, out: Path, cases: dict[str, Any]) -> subproce
     )
 
 
-def ran(ranks: int, model: Path, out: Path, cases: dict[str, Any]) -> Path:
+def ran(count: int, model: Path, out: Path, cases: dict[str, Any]) -> Path:
     """A finished run's folder."""
-    process = start(ranks, model, out, cases)
+    process = start(count, model, out, cases)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return out
@@ -100,6 +104,39 @@ def test_shards_are_shards(two: Path) -> None:
     for part in ("weight", "exp_avg", "exp_avg_sq"):
         assert [len(tensors[f"{name}|{part}"]) for tensors in held] == [64, 64]  # of 128 rows
         assert sum(f"model.embed_tokens.weight|{part}" in tensors for tensors in held) == 1
+
+
+@pytest.mark.promise10
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"optimiser": "adamw8bit"}, "adamw8bit"), ({"compile": "on"}, r"tune\.compile: on")]
+)
+def test_what_cannot_be_divided_is_refused(
+    fresh: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    settings = SETTINGS.model_copy(update=changes | {"shard": "on"})
+    with pytest.raises(TrainingError, match=rf"tune\.shard: on cannot divide .*{told}"):
+        divides(fresh(), settings, tmp_path / "plan.json", "k")
+
+
+def test_auto_divides_where_copies_would_not_fit_and_keeps_to_it(
+    fresh: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, model = tmp_path / "plan.json", fresh()
+    copy = 12 * sum(weight.numel() for weight in model.parameters())
+    monkeypatch.setattr(ranks, "said_by", lambda source, value: value)
+    monkeypatch.setattr(ranks, "most", lambda *numbers: list(numbers))
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(schedule, "free_memory", lambda device: 2 * copy)
+    assert not divides(model, SETTINGS, plan, "roomy")
+    monkeypatch.setattr(schedule, "free_memory", lambda device: copy)
+    assert divides(model, SETTINGS, plan, "narrow")
+    assert not divides(model, SETTINGS.model_copy(update={"optimiser": "adafactor"}), plan, "another")
+    assert divides(model, SETTINGS, plan, "narrow")
+    monkeypatch.setattr(schedule, "free_memory", lambda device: 9 * copy)
+    assert not divides(model, SETTINGS, plan, "new")
+    monkeypatch.setattr(ranks, "count", lambda: 1)
+    assert not divides(model, SETTINGS.model_copy(update={"shard": "on"}), plan, "alone")
 
 
 @pytest.mark.promise3
