@@ -19,6 +19,7 @@ from torch import Tensor
 from shinan.core.errors import TrainingError
 from shinan.train import ranks, schedule
 from shinan.train.schedule import divides
+from tests.disk import disk
 from tests.train.runs import SETTINGS, several, train
 
 ROOT = Path(__file__).parents[2]
@@ -182,6 +183,23 @@ def _wait_for_lines(process: subprocess.Popen[str], path: Path, count: int) -> N
             return
         time.sleep(0.005)
     raise AssertionError("it has ended too early, or hangs")
+
+
+@pytest.mark.promise10
+def test_a_full_disk_is_told_once_and_leaves_the_last_checkpoint(tiny_decoder: Path, tmp_path: Path) -> None:
+    small = {"shards": {"shard": "on", "validation": 0.0}}
+    with disk(tmp_path / "disk", "size=2m") as change:  # a checkpoint takes 1.1 MB
+        process = start(2, tiny_decoder, tmp_path / "disk", small)
+        _, said = process.communicate(timeout=300)
+        assert process.returncode != 0
+        assert said.count("RunError: ") == 1
+        assert "cannot write: No space left on device" in said
+        states = tmp_path / "disk" / "shards" / "states"
+        assert not list(states.glob(".*"))
+        kept = {path.name for path in states.iterdir() if (path / "state.json").exists()}
+        assert kept
+        change("size=50m")
+        ran(2, tiny_decoder, tmp_path / "disk", small)
 
 
 @pytest.mark.promise3

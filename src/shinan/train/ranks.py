@@ -10,8 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from shinan.core.errors import Interrupted, RunError
 from shinan.models import memory
 
-_MOMENT = timedelta(seconds=1)  # of waiting, after which signals are looked at
+_MOMENT = 0.2  # seconds between looks at the store
 _CALL, _TOLD, _DONE = "call", "told", "done"
 _LAST_WORDS = 5.0  # seconds
 # How a collective says that the other side has gone, where it does not say it by its type.
@@ -148,10 +147,9 @@ def _store() -> PrefixStore:
 def _awaited(key: str) -> bytes:
     """What the store holds under `key`, once it does. No timeout: torchrun ends the process if another one fails."""
     try:
-        while True:
-            with suppress(dist.DistStoreError):  # not yet
-                _store().wait([key], _MOMENT)
-                return bytes(_store().get(key))
+        while not _store().check([key]):
+            time.sleep(_MOMENT)
+        return bytes(_store().get(key))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
