@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from shinan.cli.main import _COMMANDS, app
-from shinan.core.errors import DataError
+from shinan.core.errors import DataError, Interrupted
 from shinan.version import __version__
 from tests.cli.conftest import Shinan
 
@@ -76,6 +76,7 @@ def test_our_own_mistakes_keep_their_traceback(shinan: Shinan, monkeypatch: pyte
     ("raised", "code", "said"),
     [
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+        (Interrupted(15), 143, "interrupted; the same command goes on from here\n"),
         (DataError("what", where="where", fix="this"), 1, "error: where: what\n  do this: this\n"),
     ],
 )

@@ -153,16 +153,18 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(done: Path, t
 
 
 @pytest.mark.promise3
-def test_interrupt_ends_with_a_sentence_and_code_130(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_ends_with_a_sentence_and_its_code(tmp_path: Path, cache: Path, number: int, code: int) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("epochs: 2", "epochs: 200"))
     process = start(recipe, tmp_path, cache)
     metrics = tmp_path / "tiny" / "metrics.jsonl"
     while process.poll() is None and not metrics.exists():
         time.sleep(0.05)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, log = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
+    assert list((tmp_path / "tiny" / "checkpoints" / "states").glob("step-*/state.json"))
     assert "the same command goes on" in log
     assert "Traceback" not in log
 

@@ -1,7 +1,11 @@
-"""A small training run that tests can start, kill and start again: `python -m tests.train.runs MODEL FOLDER`."""
+"""Small training runs that tests can start, kill and start again: `python -m tests.train.runs MODEL FOLDER [CASES]`.
+
+CASES is JSON: {name of a folder inside FOLDER: changes to the settings}. torchrun may start it, too.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,10 @@ from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
 from shinan.models.forest import Bundle
 from shinan.models.tokenizer import Tokenizer
-from shinan.train import lora
+from shinan.train import lora, ranks
 from shinan.train.engine import Fitted, Places, fit
 from shinan.train.rows import tokenise
-from shinan.train.settings import TuneSettings
+from shinan.train.settings import LoraSettings, TuneSettings
 from shinan.train.sft import sft
 
 SETTINGS = TuneSettings(
@@ -40,19 +44,34 @@ def token_rows(folder: Path, count: int = 24) -> list[Bundle]:
     return rows
 
 
-def train(model_folder: Path, out: Path, settings: TuneSettings = SETTINGS) -> Fitted:
+def train(
+    model_folder: Path, out: Path, settings: TuneSettings = SETTINGS, dtype: torch.dtype = torch.float32
+) -> Fitted:
     """Tune the tiny model in `out`; leaves the last weights in `out/last.safetensors`."""
     torch.use_deterministic_algorithms(True)
-    model: Any = load_model(model_folder, torch.float32)
+    out.mkdir(exist_ok=True)
+    model: Any = load_model(model_folder, dtype)
     if settings.method == "lora":
         model = lora.wrap(model, settings.adapter, 0)
     places = Places(out / "states", out / "metrics.jsonl", out / "plan.json")
     rows, chat = token_rows(model_folder), chat_format("gemma", Tokenizer.load(model_folder))
     fitted = fit(model, sft(), rows, settings, key="toy", seed=0, places=places, chat=chat)
+    if ranks.rank():
+        return fitted
+    fitted.restore("last")
     trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     save_file(trained, out / "last.safetensors")
     return fitted
 
 
+def several(model_folder: Path, out: Path, cases: dict[str, dict[str, Any]]) -> None:
+    """A run for each case, one after another, by all processes that torchrun has started."""
+    for name, changes in cases.items():
+        more = {"lora": LoraSettings(rank=4)} if changes.get("method") == "lora" else {}
+        dtype = torch.bfloat16 if changes.get("precision") == "bf16" else torch.float32
+        train(model_folder, out / name, SETTINGS.model_copy(update=changes | more), dtype)
+
+
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), Path(sys.argv[2]))
+    with ranks.together("cpu"):
+        several(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else {".": {}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from shinan.train.dpo import dpo
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.sft import sft
+from shinan.train.shards import divided, whole
 from shinan.train.step import Summed, add_gradients
 from tests.models.families import Gradients, assert_same, branching, make, nudge, padded_gradients, pairs
 
@@ -40,16 +42,23 @@ def bundles_of(kind: Kind) -> list[Bundle]:
     return pairs() if kind == "dpo" else [(row,) for row in branching()]
 
 
-def step(family: str, kind: Kind, bundles: Sequence[Bundle], capacity: int) -> tuple[Summed, Gradients]:
+def step(
+    family: str, kind: Kind, bundles: Sequence[Bundle], capacity: int, *, divide: bool = False
+) -> tuple[Summed, Gradients]:
     """A step's gradients, some way into a run."""
     model = make(family)
     objective: Objective = dpo(beta=0.5) if kind == "dpo" else sft()
-    masters = Masters(model)
-    with Decoder(model, sinks=masters.sinks) as decoder:
+    with Decoder(model) as decoder:
         objective.prepare(decoder, bundles, 10_000)
-        nudge(model)
-        summed = add_gradients(decoder, objective, bundles, capacity, masters)
-    return summed, {name: weight.grad for name, weight in masters.weights.items() if weight.grad is not None}
+    nudge(model)
+    with divided(model, divide):
+        masters = Masters(model)
+        with Decoder(model, sinks=masters.sinks) as decoder:
+            summed = add_gradients(decoder, objective, bundles, capacity, masters)
+        grads = {name: weight.grad for name, weight in masters.weights.items() if weight.grad is not None}
+        assert bool(masters.divided) == divide
+        grads |= {name: whole(held.grad) for name, held in masters.divided.items() if held.grad is not None}
+    return summed, grads
 
 
 @functools.cache
@@ -98,11 +107,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
 
 
+@pytest.mark.parametrize("divide", [False, True])
 @pytest.mark.parametrize("capacity", CAPACITIES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", ON_RANKS)
-def test_two_ranks(ranks: list[dict[str, Tensor]], family: str, kind: Kind, capacity: int) -> None:
-    begin = f"{family}/{kind}/{capacity}/"
+def test_two_ranks(ranks: list[dict[str, Tensor]], family: str, kind: Kind, capacity: int, divide: bool) -> None:
+    begin = f"{family}/{kind}/{capacity}/{divide}/"
     found = [{name.removeprefix(begin): held[name] for name in held if name.startswith(begin)} for held in ranks]
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert_same((found[0].pop("loss").item(), found[0]), one_forest(family, kind))
@@ -112,7 +122,9 @@ def test_both_ranks_know_how_many_tokens_were_computed(ranks: list[dict[str, Ten
     for kind in KINDS:
         for capacity in CAPACITIES:
             alone = step("llama", kind, bundles_of(kind), capacity)[0].computed
-            assert [int(held[f"computed/llama/{kind}/{capacity}"]) for held in ranks] == [alone, alone]
+            for divide in (False, True):
+                case = f"computed/llama/{kind}/{capacity}/{divide}"
+                assert [int(held[case]) for held in ranks] == [alone, alone]
 
 
 def as_rank(folder: Path, rank: int) -> None:
@@ -120,14 +132,12 @@ def as_rank(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     held: dict[str, Tensor] = {}
-    for family in ON_RANKS:
-        for kind in KINDS:
-            for capacity in CAPACITIES:
-                summed, grads = step(family, kind, bundles_of(kind), capacity)
-                case = f"{family}/{kind}/{capacity}"
-                held |= {f"{case}/{name}": grad for name, grad in grads.items()}
-                held[f"{case}/loss"] = torch.tensor(summed.loss, dtype=torch.float64)
-                held[f"computed/{case}"] = torch.tensor(summed.computed)
+    for family, kind, capacity, divide in itertools.product(ON_RANKS, KINDS, CAPACITIES, (False, True)):
+        summed, grads = step(family, kind, bundles_of(kind), capacity, divide=divide)
+        case = f"{family}/{kind}/{capacity}/{divide}"
+        held |= {f"{case}/{name}": grad for name, grad in grads.items()}
+        held[f"{case}/loss"] = torch.tensor(summed.loss, dtype=torch.float64)
+        held[f"computed/{case}"] = torch.tensor(summed.computed)
     save_file(held, folder / f"{rank}.safetensors")
     dist.destroy_process_group()
 

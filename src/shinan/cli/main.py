@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -51,7 +52,7 @@ _COMMANDS = (
 
 
 class _Commands(TyperGroup):
-    """Exit codes: 0 done, 1 an error to act on, 2 wrong usage, 130 interrupted."""
+    """Exit codes: 0 done, 1 an error to act on, 2 wrong usage, 130 interrupted, 143 ended by SIGTERM."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_COMMANDS.index)
@@ -62,9 +63,9 @@ class _Commands(TyperGroup):
         except ShinanError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             print("interrupted; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from None
         except BrokenPipeError:  # the reader (head, less) has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
             raise typer.Exit(0) from None

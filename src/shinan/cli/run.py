@@ -21,17 +21,20 @@ RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the 
 def run(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
     """Build, curate, evaluate, tune, evaluate again, and report.
 
-    Finished work is never done again: after Ctrl-C or a crash, the same command goes on.
+    Finished work is never done again: after Ctrl-C or a crash, the same command goes on. With several processes:
+    torchrun --nproc-per-node 2 -m shinan run RECIPE
 
     Example: shinan run recipes/quickstart.yaml --set tune.epochs=1
     """
     from rich.console import Console
 
     from shinan.recipe.run import run as run_recipe
+    from shinan.recipe.run import wait_for_rank_0
     from shinan.report.collect import collect
     from shinan.report.html import write_report
     from shinan.report.summary import mixture_table, terminal_table
 
+    wait_for_rank_0()  # which tells, alone, of a recipe that cannot be read
     loaded = _load(recipe, set_, name)
     folder = run_recipe(loaded, runs / loaded.name)
     page = write_report(folder)

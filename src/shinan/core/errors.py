@@ -64,6 +64,14 @@ class RunError(ShinanError):
     """The run folder, the disk, a lock, the network, or a missing extra."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop, and what was under way is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 _LONGEST_NAME = 100  # comparing grows with the square of the length
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 1

@@ -98,7 +98,7 @@ class Decoder:
         if checkpoint:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
         if compiled:
-            for layer in _layers(self.body):
+            for layer in blocks(self.model):
                 layer.compile(dynamic=True)
 
     def states(self, batch: Input) -> Tensor:
@@ -144,8 +144,10 @@ class _Lookup(torch.autograd.Function):
         return None, None, None
 
 
-def _layers(body: Any) -> Any:
-    """The blocks: they share one compiled code, for each kind of attention."""
+def blocks(model: Any) -> Any:
+    """The blocks of a causal LM, wrapped by PEFT or not: they share one compiled code, for each kind of attention."""
+    lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = getattr(lm, lm.base_model_prefix)
     return body.h if hasattr(body, "h") else body.layers
 
 

@@ -134,8 +134,10 @@ def _supervision(recipe: Recipe) -> dict[str, Any]:
 
 
 def _tuning(recipe: Recipe) -> dict[str, Any]:
-    # When checkpoints are written, and who watches, does not change what they hold.
-    return {"settings": recipe.tune.model_dump(mode="json", exclude={"save_every", "precision", "track", "sample"})}
+    # When checkpoints are written, and who watches, does not change what they hold. Nor, but for rounding, do ranks and
+    # their shards: a run may go on with another number of them.
+    aside = {"save_every", "precision", "track", "sample", "shard"}
+    return {"settings": recipe.tune.model_dump(mode="json", exclude=aside)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +187,13 @@ def state_of(stage: Stage, run: Path, store: Store) -> State:
 
 def differences(old: Manifest, stage: Stage) -> list[str]:
     """Dotted names of what differs between an artefact's identity and the stage's."""
-    return sorted(_differences(old.identity, stage.identity, ""))
+    return sorted(differing(old.identity, stage.identity))
 
 
-def _differences(old: object, new: object, path: str) -> Iterator[str]:
+def differing(old: object, new: object, path: str = "") -> Iterator[str]:
+    """Dotted names of what differs between two nested mappings."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            yield from differing(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
         yield path

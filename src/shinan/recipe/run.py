@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from shinan.models.precision import default_device, probe_dtype
 from shinan.models.sources import resolve
 from shinan.recipe.lock import locked
 from shinan.recipe.named import chat_of
-from shinan.recipe.plan import Setting, Stage, State, plan, state_of, states
+from shinan.recipe.plan import Setting, Stage, State, differing, plan, state_of, states
 from shinan.recipe.schema import Recipe
-from shinan.recipe.stages import WORK, Room
+from shinan.recipe.stages import WORK, Outcome, Room, help_tuning
+from shinan.train import ranks
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
@@ -43,10 +44,14 @@ _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 def run(recipe: Recipe, folder: Path) -> Path:
     """Bring the run folder up to date with the recipe; returns the folder.
 
-    Finished stages are kept, whichever run did them; a stage that was interrupted goes on where it can.
+    Finished stages are kept, whichever run did them; a stage that was interrupted goes on where it can. Of the
+    processes that torchrun starts, number 0 does all that; the others help it to tune, and exit.
 
     Raises ShinanError for anything the user can act on, and KeyboardInterrupt after saving what can be saved.
     """
+    if ranks.place():
+        _help(recipe, folder)
+        raise SystemExit(0)
     with locked(folder):
         store = Store(cache_root())
         model = resolve(recipe.model)
@@ -59,7 +64,49 @@ def run(recipe: Recipe, folder: Path) -> Path:
             state = state_of(stage, folder, store)
             _say(f"[{number}/{len(stages)}] {stage.id}: {state.why if state.status == 'cached' else 'running'}")
             _bring(stage, state, room, store)
+        ranks.call(None)  # nothing was left to tune
         return folder
+
+
+def wait_for_rank_0() -> None:
+    """In a process that torchrun has started beside it, wait until number 0 has come to tuning, or has nothing left."""
+    if ranks.place():
+        ranks.hear()
+
+
+def _help(recipe: Recipe, folder: Path) -> None:
+    """Tune with rank 0, once it has come to that, on the rows that it has made."""
+    if (setting := ranks.hear()) is None:
+        return
+    model = resolve(recipe.model)
+    own = replace(Setting(**setting), model=load_card(model).fingerprint)
+    torch.use_deterministic_algorithms(True)
+    stage = next(stage for stage in plan(recipe, own) if stage.kind == "tune")
+    with ranks.together(own.device):
+        _agree(recipe, own)
+        help_tuning(Room(recipe, own, folder, model), stage)
+
+
+def _lead(room: Room, stage: Stage, out: Path) -> Outcome:
+    """Tune with all that torchrun has started."""
+    ranks.call(asdict(room.setting))
+    with ranks.together(room.setting.device):
+        _agree(room.recipe, room.setting)
+        return WORK[stage.kind](room, stage, out)
+
+
+def _agree(recipe: Recipe, setting: Setting) -> None:
+    """Raise RunError if another rank would make other rows, or tune otherwise."""
+    mine: dict[str, Any] = {"versions": _versions()}
+    for stage in plan(recipe, setting):
+        mine[stage.id] = {name: value for name, value in stage.identity.items() if name != "parents"}
+    first, *others = ranks.everyone(mine)
+    for rank, other in enumerate(others, 1):
+        if found := sorted(differing(first, other)):
+            raise RunError(
+                f"rank {rank} would not do what rank 0 does: it has another {', '.join(found[:5])}",
+                fix="start all ranks with the same command, files and versions",
+            )
 
 
 def preview(recipe: Recipe, folder: Path) -> list[tuple[Stage, State]]:
@@ -101,7 +148,7 @@ def _bring(stage: Stage, state: State, room: Room, store: Store) -> None:
         # The old manifest goes first: from here on what it describes is being replaced.
         (target / MANIFEST).unlink(missing_ok=True)
         with new_folder(target) as beside:
-            outcome = WORK[stage.kind](room, stage, beside)
+            outcome = (_lead if stage.kind == "tune" else WORK[stage.kind])(room, stage, beside)
             write_manifest(
                 beside,
                 Manifest(
@@ -145,11 +192,11 @@ def write_plan(folder: Path, recipe: Recipe, setting: Setting, stages: list[Stag
     ]
     # A dtype that the recipe names is not kept as the probe's: without it the probe is asked again.
     probe = {"device": setting.device} | ({"dtype": setting.dtype} if recipe.tune.precision == "auto" else {})
-    noted = _begun(folder).get("schedule")  # the tuning engine's: it says itself for which key it holds
+    begun = _begun(folder)  # the tuning engine's entries say themselves for which key they hold
     document = {
         "setting": asdict(setting),
         "probe": probe,
-        **({"schedule": noted} if noted else {}),
+        **{name: noted for name, noted in begun.items() if name in ("schedule", "divided")},
         "versions": _versions(),
         "machine": _machine(setting),
         "stages": table,

@@ -16,8 +16,8 @@ import torch
 
 from shinan.build.mix import mix, mixed
 from shinan.build.mixture import Mix
-from shinan.core.dataset import Judged, iter_rows, new_folder, read_rows, write_rows, write_stream
-from shinan.core.errors import DataError
+from shinan.core.dataset import Judged, iter_rows, new_folder, read_manifest, read_rows, write_rows, write_stream
+from shinan.core.errors import DataError, RunError
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.licence import describe
@@ -39,7 +39,7 @@ from shinan.recipe.plan import Kind, Setting, Stage, rows_stage
 from shinan.recipe.schema import EvalTask, Recipe, bound
 from shinan.train import lora
 from shinan.train.audit import audit, audit_saved
-from shinan.train.engine import Places, fit
+from shinan.train.engine import Fitted, Places, fit
 from shinan.train.facts import facts_of
 from shinan.train.findings import Finding, refuse
 from shinan.train.rows import tokenise
@@ -169,14 +169,9 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     settings = room.recipe.tune
     data = supervised(room, read_rows(room.stage(rows_stage(room.recipe))))
     tally = write_rows(out, data.kept, data.dropped)
-    objective = bind("objective", settings.objective, settings.params)()
     checkpoints = room.folder / "checkpoints"
-    places = Places(checkpoints / "states", room.folder / "metrics.jsonl", room.folder / "plan.json")
     with loaded(room.model, room.setting) as model:
-        if settings.method == "lora":
-            model = lora.wrap(model, settings.adapter, room.recipe.seed)
-        seed = room.recipe.seed
-        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=seed, places=places, chat=data.chat)
+        model, fitted = _fitted(room, stage, data, model)
         for which in ("last", "best"):
             fitted.restore(which)
             whole = lora.merge(copy.deepcopy(model)) if settings.method == "lora" else model
@@ -188,6 +183,32 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     saved = [path for which in ("last", "best", ADAPTER) for path in sorted((checkpoints / which).rglob("*"))]
     files = [_outside(path, room) for path in saved if path.is_file()]
     return Outcome(tally.to_dict(), facts, [*files, "../../metrics.jsonl", "data.parquet", "dropped.parquet"])
+
+
+def _fitted(room: Room, stage: Stage, data: Supervised, model: Any) -> tuple[Any, Fitted]:
+    """The model, wrapped if the method does that, and tuned."""
+    settings = room.recipe.tune
+    objective = bind("objective", settings.objective, settings.params)()
+    places = Places(room.folder / "checkpoints" / "states", room.folder / "metrics.jsonl", room.folder / "plan.json")
+    if settings.method == "lora":
+        model = lora.wrap(model, settings.adapter, room.recipe.seed)
+    seed = room.recipe.seed
+    fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=seed, places=places, chat=data.chat)
+    return model, fitted
+
+
+def help_tuning(room: Room, stage: Stage) -> None:
+    """Tune as a rank beside the one that does the whole stage; what comes of it is the other's to write.
+
+    Raises RunError if the rows that the other has made cannot be seen from here.
+    """
+    rows = room.stage(rows_stage(room.recipe))
+    manifest = read_manifest(rows)
+    if manifest is None or manifest.key != stage.identity["parents"][rows.name]:
+        what, fix = "the rows that rank 0 has made are not here", "put --runs on a disk that all machines share"
+        raise RunError(what, where=str(rows), fix=fix)
+    with loaded(room.model, room.setting) as model:
+        _fitted(room, stage, supervised(room, read_rows(rows)), model)
 
 
 def _save(room: Room, model: Any, data: Supervised, folder: Path) -> None:

@@ -1,40 +1,45 @@
 """The engine: rows + objective -> tuned weights. One loop for every objective and method.
 
 Everything that decides the result (order, batches, rates, draws) is a function of (rows, settings, seed, step), so a
-run that was killed continues from its last checkpoint to bit-identical weights.
+run that was killed continues from its last checkpoint to bit-identical weights. Several ranks divide each step's
+forward passes, and perhaps the blocks' weights (`train.ranks`, `train.shards`); rank 0 writes what they have in common.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from shinan.core.dataset import write_atomic, writing
-from shinan.core.errors import TrainingError
+from shinan.core.errors import Interrupted, TrainingError
 from shinan.core.hashing import derive_seed
 from shinan.core.progress import Progress, progress
 from shinan.models.chat import ChatFormat
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle
 from shinan.models.memory import give_back_freed_memory, keep_freed_memory
+from shinan.train import ranks
 from shinan.train.live import SAMPLES, Live
 from shinan.train.lomo import Lomo
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.optim import learning_rate, make_optimiser
 from shinan.train.rows import Step, plan_bundles, split, steps_per_epoch
-from shinan.train.schedule import Schedule, decide, recall, record, smaller
+from shinan.train.schedule import Schedule, decide, divides, recall, record, smaller
 from shinan.train.settings import TuneSettings
+from shinan.train.shards import divided
 from shinan.train.state import Scalars, load_state, save_state
 from shinan.train.step import Summed, add_gradients, mean_loss
 
@@ -65,8 +70,8 @@ class Fitted:
     Attributes:
         facts: examples, validation_examples, tokens, labelled_tokens, computed_tokens, steps (done), planned_steps,
             seconds, tokens_per_second, final_loss (mean of the last steps), best_validation_loss, best_step,
-            trainable_parameters.
-        restore: puts the `best` (lowest validation loss) or the `last` weights into the model.
+            trainable_parameters, ranks, schedule. Empty but on rank 0.
+        restore: puts the `best` (lowest validation loss) or the `last` weights into the model. For rank 0.
     """
 
     facts: dict[str, Any]
@@ -109,7 +114,7 @@ def fit(
 
     `chat` writes the sample replies that the settings ask for.
 
-    Interrupted by SIGINT or SIGTERM it saves and raises KeyboardInterrupt; called again with the same `key` it
+    Stopped by SIGINT or SIGTERM (on any rank), it saves and raises Interrupted; called again with the same `key` it
     continues.
 
     Raises:
@@ -119,25 +124,26 @@ def fit(
     if not bundles:
         raise TrainingError("no rows to train on", fix="see which rows were dropped, and why, in the curate stage")
     keep_freed_memory()
-    masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
-    with Decoder(model, sinks=masters.sinks) as decoder:
-        run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat)
-        steps = list(plan_bundles(run.bundles, settings, seed))
-        _rewind(places.metrics, run.scalars.step)
-        if (samples := places.metrics.with_name(SAMPLES)).exists():
-            _rewind(samples, run.scalars.step)
-        total = sum(_tokens(run, step) for step in steps)
-        with closing(run.live), _signals() as interrupted, progress("tuning", total, "tokens") as bar:
-            _loop(run, steps, bar, interrupted)
+    with divided(model, divides(model, settings, places.plan, key)):
+        masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
+        with Decoder(model, sinks=masters.sinks) as decoder:
+            run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat)
+            steps = list(plan_bundles(run.bundles, settings, seed))
+            _rewind(places.metrics, run.scalars.step)
+            if (samples := places.metrics.with_name(SAMPLES)).exists():
+                _rewind(samples, run.scalars.step)
+            work = progress("tuning", _work(run, steps), "tokens", stream=_stream())
+            with closing(run.live), _signals() as caught, work as bar:
+                _loop(run, steps, bar, caught)
+        last = {name: weight.clone() for name, weight in masters.gathered().items()}
     model.eval()
     give_back_freed_memory()
-    last = {name: weight.detach().clone() for name, weight in masters.weights.items()}
 
     def restore(which: str) -> None:
         best = which == "best" and run.held
-        masters.load(load_file(_best(run)) if best else last)
+        _put(model, load_file(_best(run)) if best else last)
 
-    return Fitted(_facts(run, steps), restore)
+    return Fitted(_facts(run, steps) if ranks.rank() == 0 else {}, restore)
 
 
 def _prepare(
@@ -172,8 +178,8 @@ def _prepare(
     )
 
 
-def _loop(run: _Run, steps: Sequence[Step], bar: Progress, interrupted: Callable[[], bool]) -> None:
-    bar.skip(sum(_tokens(run, step) for step in steps[: run.scalars.step]))
+def _loop(run: _Run, steps: Sequence[Step], bar: Progress, caught: Callable[[], int]) -> None:
+    bar.skip(_work(run, steps[: run.scalars.step]))
     every = _steps(run, run.settings.validate_every)
     sampled = _steps(run, run.settings.sample.every) if run.settings.sample else None
     run.saved_at = time.monotonic()
@@ -196,11 +202,12 @@ def _loop(run: _Run, steps: Sequence[Step], bar: Progress, interrupted: Callable
         last = last or _stalled(run)
         _sample(run, sampled is not None and (last or run.scalars.step % sampled == 0))
         bar.advance(_tokens(run, steps[number]), run.live.note(line["loss"]))
-        if last or interrupted() or time.monotonic() - run.saved_at > run.settings.save_every:
+        stop, due = ranks.most(caught(), time.monotonic() - run.saved_at > run.settings.save_every)
+        if last or stop or due:
             save_state(run.places.states, run.key, run.masters, run.optimiser, run.scalars)
             run.saved_at = time.monotonic()
-        if interrupted() and not last:
-            raise KeyboardInterrupt
+        if stop and not last:
+            raise Interrupted(stop)
 
 
 def _step(run: _Run, number: int, step: Step, total: int) -> dict[str, Any]:
@@ -238,16 +245,17 @@ def _step(run: _Run, number: int, step: Step, total: int) -> dict[str, Any]:
 def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
     """The step's gradients, in smaller forward passes if memory runs out and the settings allow it."""
     while True:
-        torch.manual_seed(derive_seed(run.seed, "step", number))
+        torch.manual_seed(derive_seed(run.seed, "step", number, *filter(None, [ranks.rank()])))
         try:
             return add_gradients(run.decoder, run.objective, bundles, run.schedule.micro_tokens, run.masters)
         except torch.OutOfMemoryError as error:
             run.masters.zero()
-            if run.settings.on_out_of_memory == "stop" or run.schedule.micro_tokens == 1:
+            if run.settings.on_out_of_memory == "stop" or run.schedule.micro_tokens == 1 or ranks.count() > 1:
                 raise TrainingError(
                     f"memory ran out in a forward pass of up to {run.schedule.micro_tokens} tokens",
                     where=f"step {number + 1}",
-                    fix="lower tune.micro_tokens, set tune.checkpoint: on, or tune.on_out_of_memory: back_off",
+                    fix="lower tune.micro_tokens, set tune.checkpoint: on, or"
+                    + (" tune.shard: on" if ranks.count() > 1 else " tune.on_out_of_memory: back_off"),
                 ) from error
         run.schedule = smaller(run.schedule)
         record(run.places.plan, run.key, run.schedule)
@@ -313,12 +321,15 @@ def _best(run: _Run) -> Path:
 
 def _save_best(run: _Run) -> None:
     """Older bests stay until the run ends: a checkpoint to resume from may still name one of them."""
+    weights = run.masters.gathered()
+    if ranks.rank():
+        return
     path = _best(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
     try:
         with writing(path):
-            save_file({name: weight.detach() for name, weight in run.masters.weights.items()}, beside)
+            save_file(weights, beside)
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -342,9 +353,27 @@ def _facts(run: _Run, steps: Sequence[Step]) -> dict[str, Any]:
         "final_loss": sum(last) / len(last),
         "best_validation_loss": run.scalars.best_loss,
         "best_step": run.scalars.best_step if run.held else run.scalars.step,
-        "trainable_parameters": sum(weight.numel() for weight in run.masters.weights.values()),
+        "trainable_parameters": sum(
+            weight.numel() for weight in run.decoder.model.parameters() if weight.requires_grad
+        ),
+        "ranks": ranks.count(),
         "schedule": asdict(run.schedule),
     }
+
+
+@torch.no_grad()
+def _put(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in weights:
+            parameter.copy_(weights[name])
+
+
+def _work(run: _Run, steps: Sequence[Step]) -> int:
+    return sum(_tokens(run, step) for step in steps)
+
+
+def _stream() -> TextIO:
+    return sys.stderr if ranks.rank() == 0 else io.StringIO()
 
 
 def _tokens(run: _Run, step: Step) -> int:
@@ -352,6 +381,8 @@ def _tokens(run: _Run, step: Step) -> int:
 
 
 def _log(run: _Run, line: dict[str, Any]) -> None:
+    if ranks.rank():
+        return
     with writing(run.places.metrics), run.places.metrics.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
     run.live.tell(line)
@@ -359,6 +390,8 @@ def _log(run: _Run, line: dict[str, Any]) -> None:
 
 def _rewind(path: Path, step: int) -> None:
     """Drop the lines of steps that will be done again (a kill can also leave half a line)."""
+    if ranks.rank():
+        return
     kept = []
     for line in path.read_text("utf-8").splitlines() if path.exists() and step else []:
         try:
@@ -370,8 +403,11 @@ def _rewind(path: Path, step: int) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop at the next step; a second one stops at once."""
+def _signals() -> Iterator[Callable[[], int]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop at the next step: its number, 0 before it came.
+
+    A second one stops at once.
+    """
     caught: list[int] = []
 
     def note(number: int, _frame: object) -> None:
@@ -382,10 +418,10 @@ def _signals() -> Iterator[Callable[[], bool]]:
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: signals stay with whoever has them
-        yield lambda: False
+        yield lambda: 0
         return
     try:
-        yield lambda: bool(caught)
+        yield lambda: caught[0] if caught else 0
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -26,6 +26,7 @@ from shinan.models.generator import Sampling
 from shinan.models.memory import used_memory
 from shinan.models.precision import matrix_rate
 from shinan.models.reply import ReplyText
+from shinan.train import ranks
 from shinan.train.settings import TuneSettings
 
 _WINDOW = 8  # steps over which the shown speed is taken
@@ -50,7 +51,7 @@ class Live:
     def __init__(self, decoder: Decoder, settings: TuneSettings, folder: Path, key: str, chat: ChatFormat | None):
         """Probe the machine's speed; `folder` is the run's, `key` the tune stage's, `chat` writes sample replies."""
         self._decoder, self._settings, self._folder, self._key, self._chat = decoder, settings, folder, key, chat
-        self._peak = matrix_rate(next(decoder.model.parameters()).dtype, decoder.device)
+        self._peak = ranks.count() * matrix_rate(decoder.lm.get_input_embeddings().weight.dtype, decoder.device)
         self._block_flop, self._head_flop = _flop_per_token(decoder)
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=_WINDOW)  # labelled tokens, FLOP, seconds
         self._trackers: list[Tracker] | None = None
@@ -60,7 +61,8 @@ class Live:
         """What a step's line says besides: labelled_tokens_per_second, flop_share, memory_bytes.
 
         flop_share is useful FLOP (6 a weight, 4 if it is frozen; block weights for each computed token, head weights
-        for each labelled one) a second, over the rate of large matrix products on this device in the run's format.
+        for each labelled one) a second, over the rate of large matrix products on this device, times the processes, in
+        the run's format.
         """
         labelled = line["labelled_tokens"]
         flop = self._block_flop * line["computed_tokens"] + self._head_flop * labelled
@@ -112,6 +114,8 @@ class Live:
             loop.add(row)
         while not loop.idle:
             loop.step()
+        if ranks.rank():  # where blocks are divided, all must compute the replies
+            return
         path = self._folder / SAMPLES
         with writing(path), path.open("a", encoding="utf-8") as stream:
             for given, start, text in texts:

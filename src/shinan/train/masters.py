@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from shinan.train import ranks
+from shinan.train.shards import whole
 
 
 class Masters:
@@ -15,13 +19,15 @@ class Masters:
 
     Gradients are added in fp32 as each backward pass makes them (bf16 sums would lose small contributions), and the
     compute copy is refreshed by `publish()` after each optimiser step. For an fp32 model the masters are its own
-    parameters. The gradients' memory is taken once and kept, or, without `keep_gradients`, hardly any is: each gradient
-    is measured as the backward pass makes it and then dropped, or given to `consume`.
+    parameters; for one that is divided between ranks, this rank's part of them. The gradients' memory is taken once and
+    kept, or, without `keep_gradients`, hardly any is: each gradient is measured as the backward pass makes it and then
+    dropped, or given to `consume`.
 
     Attributes:
         weights: the masters by the model's parameter names, each with a `grad` if it is kept.
         sinks: gradients of the embedding and the head by the model's own parameter: `Decoder` adds to them in place.
             They are always kept.
+        divided: the model's own parameters, by name, of those that are divided between ranks.
         kept: whether all other gradients are kept, too.
         consume: given each master and its gradient (in the compute format), if gradients are not kept.
         scale: what `clip` found that gradients must be multiplied with, if they are not kept.
@@ -31,6 +37,7 @@ class Masters:
         """Take every parameter of `model` that requires a gradient, in the model's order."""
         self.weights: dict[str, nn.Parameter] = {}
         self.sinks: dict[nn.Parameter, Tensor] = {}
+        self.divided: dict[str, DTensor] = {}
         self.kept = keep_gradients
         self.consume: Callable[[nn.Parameter, Tensor], None] | None = None
         self.scale = 1.0
@@ -39,6 +46,9 @@ class Masters:
         large = {id(layer.weight) for layer in _large(model)}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
+                continue
+            if isinstance(parameter, DTensor):
+                self._divide(name, parameter)
                 continue
             same = parameter.dtype == torch.float32
             master = self.weights[name] = parameter if same else nn.Parameter(parameter.detach().float())
@@ -52,6 +62,13 @@ class Masters:
                 master.grad = torch.zeros_like(master)
                 if not same:
                     parameter.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[no-untyped-call]
+
+    def _divide(self, name: str, parameter: Any) -> None:
+        """FSDP adds to the gradient that it finds, in fp32: what is a part of it is the master's."""
+        self.divided[name] = parameter
+        parameter.grad = torch.zeros_like(parameter)
+        master = self.weights[name] = nn.Parameter(parameter.detach().to_local())
+        master.grad = parameter.grad.to_local()
 
     def groups(self, weight_decay: float) -> Iterator[dict[str, Any]]:
         """Parameter groups: matrices are decayed, vectors are not."""
@@ -67,11 +84,27 @@ class Masters:
 
         Gradients that are not kept were measured in the backward passes since `zero()`: for them, `scale` is set.
         """
+        if self.divided:
+            return self._clip_parts(limit)
         if self.kept:
             return float(nn.utils.clip_grad_norm_(self.weights.values(), limit))
         norm = math.hypot(*self._norms, *(float(torch.linalg.vector_norm(sink)) for sink in self.sinks.values()))
         self.scale = min(1.0, limit / (norm + 1e-6))  # as clip_grad_norm_
         return norm
+
+    def _clip_parts(self, limit: float) -> float:
+        grads = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        parts = [grad for name, grad in grads.items() if name in self.divided]
+        others = [grad for name, grad in grads.items() if name not in self.divided]
+        squares = nn.utils.get_total_norm(parts).double() ** 2
+        ranks.total(squares)
+        norm = torch.sqrt(squares + nn.utils.get_total_norm(others).double() ** 2)
+        nn.utils.clip_grads_with_norm_(self.weights.values(), limit, norm.float())
+        return float(norm)
+
+    def add_up(self) -> None:
+        """Replace the gradients by their sums over all ranks. (Those that are divided are sums already.)"""
+        ranks.total(*(w.grad for n, w in self.weights.items() if w.grad is not None and n not in self.divided))
 
     def zero(self) -> None:
         """Set all gradients, and what was measured of them, to zero, in place."""
@@ -85,6 +118,16 @@ class Masters:
         """Round the masters into the model's compute copy."""
         for parameter, master in self._copies:
             parameter.copy_(master)
+
+    @torch.no_grad()
+    def gathered(self) -> dict[str, Tensor]:
+        """The masters, whole, for rank 0; every rank must ask. What is divided comes as a copy on the CPU."""
+        found: dict[str, Tensor] = {}
+        for name, weight in self.weights.items():
+            every = whole(self.divided[name]).cpu() if name in self.divided else weight.detach()
+            if ranks.rank() == 0:
+                found[name] = every
+        return found
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:

@@ -12,18 +12,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import TrainingError
 from shinan.models.batch import batch_of
-from shinan.models.decoder import Decoder
+from shinan.models.decoder import Decoder, blocks
 from shinan.models.forest import Bundle, computed, pack
-from shinan.models.memory import free_memory
+from shinan.train import ranks
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.optim import state_bytes
+from shinan.train.ranks import free_memory
 from shinan.train.settings import TuneSettings
 
 _TOKENS = {"cpu": 2048, "cuda": 16_384}  # of a forest: enough for the matrix products to be at their full rate
@@ -57,22 +60,71 @@ class Schedule:
 
 
 def recall(path: Path, key: str) -> Schedule | None:
-    """The schedule that plan.json holds for the run `key`."""
+    """The schedule that rank 0's plan.json holds for the run `key`."""
+    noted = ranks.said_by(0, _noted(path).get("schedule"))
     try:
-        noted = json.loads(path.read_text("utf-8"))["schedule"]
         return Schedule(**noted["decided"]) if noted["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
 
 
 def record(path: Path, key: str, schedule: Schedule) -> None:
-    """Write the schedule into plan.json, whatever else it holds."""
+    """Write the schedule into plan.json, whatever else it holds (rank 0 does)."""
+    _note(path, "schedule", {"key": key, "decided": asdict(schedule)})
+
+
+def divides(model: Any, settings: TuneSettings, path: Path, key: str) -> bool:
+    """Whether the ranks divide the blocks: as `tune.shard` says, with `auto` where copies would not fit into memory.
+
+    What `auto` has found is kept in plan.json for as many ranks, since it changes how sums are rounded.
+
+    Raises TrainingError for `tune.shard: on` with what cannot be divided.
+    """
+    if ranks.count() == 1 or settings.shard == "off":
+        return False
+    against = _undivided(model, settings)
+    if settings.shard == "on":
+        if against:
+            raise TrainingError(f"tune.shard: on cannot divide {against}", fix="set tune.shard: off, or change that")
+        return True
+    asked = {"key": key, "ranks": ranks.count()}
+    noted = ranks.said_by(0, _noted(path).get("divided", {}))
+    if {name: noted.get(name) for name in asked} == asked:
+        return bool(noted["decided"])
+    [short] = ranks.most(_copy_bytes(model) > free_memory(next(model.parameters()).device) // 2)
+    _note(path, "divided", asked | {"decided": bool(short and not against)})
+    return bool(short and not against)
+
+
+def _undivided(model: Any, settings: TuneSettings) -> str:
+    """What of a run speaks against dividing the blocks; empty if nothing does."""
+    if settings.optimiser != "adamw":
+        return f"the state of tune.optimiser: {settings.optimiser}"
+    if settings.compile == "on":
+        return "blocks that are compiled (tune.compile: on)"
+    if not all(weight.is_floating_point() for block in blocks(model) for weight in block.parameters()):
+        return "quantised weights"
+    return ""
+
+
+def _copy_bytes(model: Any) -> int:
+    """What AdamW's moments, the gradients and the masters of a rank that has all of them take."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return sum(weight.numel() * (12 if weight.dtype == torch.float32 else 16) for weight in trained)
+
+
+def _noted(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        document = {}
-    document["schedule"] = {"key": key, "decided": asdict(schedule)}
-    write_atomic(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _note(path: Path, name: str, value: Any) -> None:
+    """Write one entry of plan.json, on rank 0, whatever else it holds."""
+    if ranks.rank() == 0:
+        write_atomic(path, json.dumps(_noted(path) | {name: value}, indent=1, ensure_ascii=False) + "\n")
 
 
 def decide(
@@ -82,7 +134,7 @@ def decide(
     settings: TuneSettings,
     masters: Masters,
 ) -> Schedule:
-    """Measure, and forecast the run. Leaves the masters' gradients at zero.
+    """Measure, and forecast the run; every rank measures, and rank 0 decides. Leaves the masters' gradients at zero.
 
     Raises TrainingError if one bundle's activations (a whole step's, for `lomo`) will not fit into memory, even
     computed twice, or `lomo` is not allowed a step's tokens.
@@ -110,11 +162,13 @@ def decide(
         )
     micro = settings.micro_tokens or max(longest, min(_TOKENS[decoder.device.type], fits))
     seconds = tokens * probe.seconds * (1.3 if checkpoint else 1.0) * (2 if whole else 1)
-    worth = seconds * _SAVED > _WARM_UP and _can_compile(decoder.device)
+    seconds /= ranks.count()
+    worth = seconds * _SAVED > _WARM_UP and _can_compile(decoder.device) and not masters.divided
     compiled = settings.compile == "on" or (settings.compile == "auto" and worth)
     if compiled:
         seconds = seconds * (1 - _SAVED) + _WARM_UP
-    return Schedule(micro, checkpoint, compiled, tokens, round(seconds, 1), probe.token_bytes, probe.free_bytes)
+    mine = Schedule(micro, checkpoint, compiled, tokens, round(seconds, 1), probe.token_bytes, probe.free_bytes)
+    return Schedule(**ranks.said_by(0, asdict(mine)))
 
 
 def smaller(schedule: Schedule) -> Schedule:
@@ -140,11 +194,14 @@ def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], 
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
+            return tensor  # a divided block's weights, which are gathered for this pass
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.model.parameters()}
+    own = [parameter for parameter in decoder.model.parameters() if not isinstance(parameter, DTensor)]
+    weights = {parameter.untyped_storage().data_ptr() for parameter in own}
     batch = batch_of(bundles, decoder.device, decoder.backend)
     count = objective.count(bundles)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -92,6 +92,9 @@ class TuneSettings(Config):
     """Compute activations again in the backward pass: slower, and needs less memory. `auto` only where it must."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Run the blocks through torch.compile; `auto` where a forecast says that it pays for this run."""
+    shard: Literal["auto", "on", "off"] = "auto"
+    """Under torchrun, divide the blocks' weights, gradients and moments between the processes (FSDP2): slower, and
+    needs less memory. `auto` only where it must. A process alone divides nothing."""
     on_out_of_memory: Literal["stop", "back_off"] = "stop"
     """Stop with a sentence, or go on with forward passes of half the size."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

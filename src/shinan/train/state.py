@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
 from shinan.core.dataset import describe_files, new_folder, write_atomic
 from shinan.core.errors import TrainingError
 from shinan.core.hashing import file_sha256
+from shinan.train import ranks
 from shinan.train.masters import Masters
+from shinan.train.shards import like
 
 _KEEP = 2  # checkpoints kept: one more than needed, in case the newest is found damaged
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -47,17 +58,31 @@ class Scalars:
 
 
 def save_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.Optimizer, scalars: Scalars) -> None:
-    """Write `folder/step-N` for the run identified by `key`, then remove all but the newest two."""
-    with new_folder(folder / f"step-{scalars.step}") as beside:
-        save_file(_flatten(masters, optimiser), beside / _TENSORS)
-        state = {"key": key, "scalars": asdict(scalars), "files": describe_files(beside, [_TENSORS])}
-        write_atomic(beside / _STATE, json.dumps(state))
+    """Write `folder/step-N` for the run identified by `key`, then remove all but the newest two.
+
+    A process alone writes one file. Several write a file each, of what they hold, by torch.distributed.checkpoint.
+    """
+    path = folder / f"step-{scalars.step}"
+    tensors = _flatten(masters, optimiser)
+    if ranks.rank():
+        _write(Path(ranks.said_by(0, None)), tensors)
+        ranks.said_by(0, None)
+        return
+    with new_folder(path) as beside:
+        ranks.said_by(0, str(beside))
+        _write(beside, tensors)
+        made = {"torch": torch.__version__, "ranks": ranks.count()}
+        files = describe_files(beside, [file.name for file in beside.iterdir()])
+        write_atomic(beside / _STATE, json.dumps({"key": key, "scalars": asdict(scalars), "files": files} | made))
+    ranks.said_by(0, "done")
     for old in _checkpoints(folder)[_KEEP:]:
         shutil.rmtree(old)
 
 
 def load_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.Optimizer) -> Scalars | None:
     """Restore the newest checkpoint of the run `key`; None if there is none (or only of another key).
+
+    One that was written by another number of ranks, or by another torch, is taken, and a line says what that means.
 
     Raises TrainingError if a checkpoint's bytes are not those that were written.
     """
@@ -68,18 +93,63 @@ def load_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
             continue
         if state["key"] != key:
             continue
-        facts = state["files"][_TENSORS]
-        tensors = path / _TENSORS
-        if not tensors.exists() or file_sha256(tensors) != facts["sha256"]:
+        if ranks.rank() == 0 and not _is_sound(path, state["files"]):
             raise TrainingError("this checkpoint is damaged", where=str(path), fix="delete it and run again")
         try:
-            _restore(load_file(tensors), masters, optimiser)
-        except (SafetensorError, KeyError) as error:
+            _restore(_read(path, masters), masters, optimiser)
+        except (SafetensorError, KeyError, RuntimeError) as error:
             raise TrainingError(
                 f"this checkpoint does not fit: {error}", where=str(path), fix="delete it and run again"
             ) from error
+        _tell_differences(path, state)
         return Scalars(**state["scalars"])
     return None
+
+
+def _is_sound(path: Path, files: dict[str, Any]) -> bool:
+    return all((path / name).exists() and file_sha256(path / name) == facts["sha256"] for name, facts in files.items())
+
+
+def _tell_differences(path: Path, state: dict[str, Any]) -> None:
+    now = {"torch": torch.__version__, "ranks": ranks.count()}
+    other = [f"{name} {state[name]}, now {now[name]}" for name in now if state.get(name, now[name]) != now[name]]
+    if other and ranks.rank() == 0:
+        print(
+            f"note: {path.name} was written with {' and '.join(other)}: the run goes on from it, and ends within "
+            "rounding of what it would have been, not at the same bits",
+            file=sys.stderr,
+        )
+
+
+def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
+    if ranks.count() == 1:
+        save_file(tensors, folder / _TENSORS)
+        return
+    try:
+        save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error
+
+
+def _read(folder: Path, masters: Masters) -> dict[str, Tensor]:
+    """What this rank holds of a checkpoint, by whatever number of ranks it was written."""
+    reader = HuggingFaceStorageReader(str(folder))
+    wanted: dict[str, Tensor] = {}
+    for name, facts in reader.read_metadata().state_dict_metadata.items():
+        if not isinstance(facts, TensorStorageMetadata):  # safetensors hold nothing else
+            raise TypeError(name)
+        divided = masters.divided.get(name.rpartition("|")[0])
+        if divided is not None and facts.size == divided.shape:
+            wanted[name] = torch.zeros_like(divided, dtype=facts.properties.dtype)
+        else:
+            wanted[name] = torch.empty(facts.size, dtype=facts.properties.dtype)
+    try:
+        with warnings.catch_warnings():  # of a process alone, torch warns that it is
+            warnings.simplefilter("ignore", UserWarning)
+            load(wanted, storage_reader=reader, no_dist=ranks.count() == 1)
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error
+    return wanted
 
 
 def _checkpoints(folder: Path) -> Sequence[Path]:
@@ -89,18 +159,23 @@ def _checkpoints(folder: Path) -> Sequence[Path]:
 
 
 def _flatten(masters: Masters, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {}
+    """Weights and optimiser state by `weight's name|part`; parts of what is divided, as parts."""
+    tensors: dict[str, Tensor] = {}
     for name, weight in masters.weights.items():
-        tensors[f"{name}|weight"] = weight.detach()
-        for part, value in optimiser.state[weight].items():
-            tensors[f"{name}|{part}"] = value if value.ndim else value.reshape(1)
+        divided = masters.divided.get(name)
+        for part, value in {"weight": weight.detach(), **optimiser.state[weight]}.items():
+            if divided is not None and value.shape == weight.shape:
+                tensors[f"{name}|{part}"] = like(value, divided)
+            else:
+                tensors[f"{name}|{part}"] = value if value.ndim else value.reshape(1)
     return tensors
 
 
 def _restore(tensors: dict[str, Tensor], masters: Masters, optimiser: torch.optim.Optimizer) -> None:
-    masters.load({name: tensors[f"{name}|weight"] for name in masters.weights})
+    held = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+    masters.load({name: held[f"{name}|weight"] for name in masters.weights})
     for name, weight in masters.weights.items():
-        parts = {k.rpartition("|")[2]: v for k, v in tensors.items() if k.startswith(f"{name}|")}
+        parts = {k.rpartition("|")[2]: v for k, v in held.items() if k.rpartition("|")[0] == name}
         state = {part: value.to(weight.device) for part, value in parts.items() if part != "weight"}
         if "step" in state:
             state["step"] = state["step"].reshape(())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
 from shinan.core.errors import TrainingError
 from shinan.models.batch import batch_of
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle, pack
+from shinan.train import ranks
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 
@@ -34,41 +35,47 @@ def add_gradients(
 
     Raises TrainingError for several forests, or ranks, if the masters keep no gradients.
     """
-    count = objective.count(bundles)
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     loss = torch.zeros((), dtype=torch.float64, device=decoder.device)
     computed = torch.zeros((), dtype=torch.int64, device=decoder.device)
     forests = pack(bundles, capacity)
-    if not masters.kept and max(len(forests), ranks) > 1:
+    if not masters.kept and max(len(forests), ranks.count()) > 1:
         raise TrainingError(
             f"lomo keeps no gradients to add up: a step must be one forward pass, and this one is {len(forests)} of up "
-            f"to {capacity} tokens, on {ranks} processes",
+            f"to {capacity} tokens, on {ranks.count()} processes",
             fix="raise tune.micro_tokens or lower tune.batch_size, and tune in one process",
         )
-    for inside in forests[rank::ranks]:
-        part = [bundles[index] for index in inside]
+    for part, count in _share(forests, bundles, objective):
         batch = batch_of(part, decoder.device, decoder.backend)
         share = objective.loss(decoder, part, batch, count)
         share.backward()  # type: ignore[no-untyped-call]
         loss += float(share.detach())
-        computed += batch.ids.numel()
-    if ranks > 1:
-        for tensor in (
-            loss,
-            computed,
-            *(weight.grad for weight in masters.weights.values() if weight.grad is not None),
-        ):
-            dist.all_reduce(tensor)
+        computed += batch.ids.numel() if count < math.inf else 0
+    ranks.total(loss, computed)
+    masters.add_up()
     return Summed(float(loss), int(computed))
 
 
 @torch.no_grad()
 def mean_loss(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], capacity: int) -> float:
-    """The mean loss of bundles, without gradients."""
-    count = objective.count(bundles)
-    total = 0.0
-    for inside in pack(bundles, capacity):
-        part = [bundles[index] for index in inside]
+    """The mean loss of bundles, without gradients; ranks divide the forests."""
+    total = torch.zeros((), dtype=torch.float64, device=decoder.device)
+    for part, count in _share(pack(bundles, capacity), bundles, objective):
         batch = batch_of(part, decoder.device, decoder.backend)
         total += float(objective.loss(decoder, part, batch, count))
-    return total
+    ranks.total(total)
+    return float(total)
+
+
+def _share(
+    forests: Sequence[Sequence[int]], bundles: Sequence[Bundle], objective: Objective
+) -> Iterator[tuple[list[Bundle], float]]:
+    """This rank's forests, every n-th, each with what its sum is to be divided by.
+
+    All ranks must compute the blocks of a divided model equally often: one that has no forest left, and would wait,
+    computes the first again, and its sum, divided by infinity, counts for nothing.
+    """
+    count = objective.count(bundles)
+    for first in range(0, len(forests), ranks.count()):
+        mine = first + ranks.rank()
+        left = mine < len(forests)
+        yield [bundles[index] for index in forests[mine if left else 0]], count if left else math.inf
