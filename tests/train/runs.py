@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from shinan.core.example import Example, Provenance, assistant, user
-from shinan.models.chat import chat_format
+from shinan.models.chat import default_format
 from shinan.models.checkpoint import load_model
 from shinan.models.forest import Bundle
 from shinan.models.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def token_rows(folder: Path, count: int = 24) -> list[Bundle]:
         )
         for i in range(count)
     ]
-    rows, dropped = tokenise(examples, chat_format("gemma", Tokenizer.load(folder)), 512)
+    rows, dropped = tokenise(examples, default_format(Tokenizer.load(folder)), 512)
     assert not dropped
     return rows
 

@@ -24,6 +24,7 @@ from shinan.core.errors import TrainingError
 from shinan.core.hashing import derive_seed
 from shinan.core.progress import Progress, progress
 from shinan.models.decoder import Decoder
+from shinan.models.family import decoder_of
 from shinan.models.forest import Bundle
 from shinan.models.memory import give_back_freed_memory, keep_freed_memory
 from shinan.train.lomo import Lomo
@@ -114,7 +115,7 @@ def fit(
         raise TrainingError("no rows to train on", fix="see which rows were dropped, and why, in the curate stage")
     keep_freed_memory()
     masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
-    with Decoder(model, sinks=masters.sinks) as decoder:
+    with decoder_of(model, masters.sinks) as decoder:
         run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places)
         steps = list(plan_bundles(run.bundles, settings, seed))
         _rewind_metrics(places.metrics, run.scalars.step)

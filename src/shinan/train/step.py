@@ -9,9 +9,8 @@ import torch
 import torch.distributed as dist
 
 from shinan.core.errors import TrainingError
-from shinan.models.batch import batch_of
 from shinan.models.decoder import Decoder
-from shinan.models.forest import Bundle, pack
+from shinan.models.forest import Bundle
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 
@@ -38,7 +37,7 @@ def add_gradients(
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     loss = torch.zeros((), dtype=torch.float64, device=decoder.device)
     computed = torch.zeros((), dtype=torch.int64, device=decoder.device)
-    forests = pack(bundles, capacity)
+    forests = decoder.pack(bundles, capacity)
     if not masters.kept and max(len(forests), ranks) > 1:
         raise TrainingError(
             f"lomo keeps no gradients to add up: a step must be one forward pass, and this one is {len(forests)} of up "
@@ -47,11 +46,11 @@ def add_gradients(
         )
     for inside in forests[rank::ranks]:
         part = [bundles[index] for index in inside]
-        batch = batch_of(part, decoder.device, decoder.backend)
+        batch = decoder.batch(part)
         share = objective.loss(decoder, part, batch, count)
         share.backward()  # type: ignore[no-untyped-call]
         loss += float(share.detach())
-        computed += batch.ids.numel()
+        computed += batch.computed
     if ranks > 1:
         for tensor in (
             loss,
@@ -67,8 +66,8 @@ def mean_loss(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle],
     """The mean loss of bundles, without gradients."""
     count = objective.count(bundles)
     total = 0.0
-    for inside in pack(bundles, capacity):
+    for inside in decoder.pack(bundles, capacity):
         part = [bundles[index] for index in inside]
-        batch = batch_of(part, decoder.device, decoder.backend)
+        batch = decoder.batch(part)
         total += float(objective.loss(decoder, part, batch, count))
     return total
