@@ -104,7 +104,7 @@ def test_a_stem_is_computed_once(local: LocalGenerator, monkeypatch: pytest.Monk
         sizes.append(made.ids.shape[1])
         return made
 
-    monkeypatch.setattr(likelihood, "batch_of", recorded)
+    monkeypatch.setattr("shinan.models.decoder.batch_of", recorded)
     local.score([Question(prompt="a" * 50, options=tuple("bcdefgh"))])
     assert sizes == [1 + 50 + 7]  # with bos
 
