@@ -29,7 +29,7 @@ import torch
 
 from bench.pairs import Row, alternate, rows, save
 from bench.workloads import data_folder
-from shinan.models import decode
+from shinan.models import decode, family
 from shinan.models.checkpoint import load_model
 from shinan.models.generator import Sampling
 from shinan.models.memory import keep_freed_memory
@@ -100,7 +100,7 @@ def _tasks(name: str, tokenizer: Tokenizer, count: int) -> list[Task]:
 
 def _ours(model: Any, tasks: list[Task]) -> list[list[int]]:
     made = [decode.Row(prompt, Sampling(new), 0, lambda ids: False) for prompt, new in tasks]
-    decode.decode(model, made, slots=_BATCH)
+    family.decode(model, made, slots=_BATCH)
     return [row.ids for row in made]
 
 

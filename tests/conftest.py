@@ -38,6 +38,15 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_seq2seq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny T5 model."""
+    folder = tmp_path_factory.mktemp("models") / "seq2seq"
+    folder.mkdir()
+    tiny.build("seq2seq", folder)
+    return folder
+
+
 @pytest.fixture
 def fresh(tiny_decoder: Path) -> Callable[..., Any]:
     """Loads the tiny Gemma 3 model anew, so that tests may train it."""

@@ -17,8 +17,9 @@ from shinan.core.errors import DataError
 from shinan.models import cache, cached
 from shinan.models import decode as decode_module
 from shinan.models.checkpoint import load_model
-from shinan.models.decode import DecodeLoop, Row, decode
+from shinan.models.decode import DecodeLoop, Row
 from shinan.models.decoder import Input
+from shinan.models.family import decode
 from shinan.models.generator import Sampling
 from shinan.models.head import Head
 from shinan.models.narrow import narrow_products

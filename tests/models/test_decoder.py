@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shinan.core.errors import ModelError
 from shinan.models import forest as forest_module
-from shinan.models.attention import NAME, Backend
+from shinan.models.attention import NAME, Backend, Layout
 from shinan.models.batch import batch_of
 from shinan.models.checkpoint import ARCHITECTURES
 from shinan.models.decoder import Decoder
@@ -190,6 +190,7 @@ def test_nothing_to_learn_is_zero() -> None:
 def test_a_batch_goes_to_a_device_as_a_whole() -> None:
     bundles: list[Bundle] = [(TokenRow((5, 6), (False, True), 0.5, "a#0"),), tuple(branching()[:2])]
     batch = batch_of(bundles, torch.device("meta"), "dense")
+    assert isinstance(batch.layout, Layout)
     names = ("ids", "positions", "targets", "examples", "weights")
     tensors = [*(getattr(batch, name) for name in names), batch.layout.depths, batch.layout.ends]
     assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -53,11 +53,11 @@ def spelt(local: LocalGenerator, question: Question, option: str) -> Continuatio
     """Ids by hand: the byte tokenizer makes one token a byte, `plain` writes what stands in its docstring."""
     encode, bos = local.chat.tokenizer.encode, [local.chat.tokenizer.bos_id or 0]
     if question.messages is SUM:
-        return bos + encode("Add.\n\nInput: 2, 2\nOutput:"), encode(" " + option)
+        return Continuation(bos + encode("Add.\n\nInput: 2, 2\nOutput:"), encode(" " + option))
     if question.messages:
-        return bos + encode(question.messages[0].text + "\n\n"), encode(option)
+        return Continuation(bos + encode(question.messages[0].text + "\n\n"), encode(option))
     stem = question.prompt.rstrip()
-    return bos + encode(stem), encode(question.prompt[len(stem) :] + option)
+    return Continuation(bos + encode(stem), encode(question.prompt[len(stem) :] + option))
 
 
 @pytest.mark.promise9
@@ -70,7 +70,7 @@ def test_every_option_has_the_likelihood_of_its_row_alone(
     monkeypatch.setattr(type(local.chat), "_words_carry_blank", lambda self: True)  # as Gemma's tokenizer has it
     for question, found in zip(QUESTIONS, local.score(QUESTIONS), strict=True):
         for option, one in zip(question.options, found, strict=True):
-            stem, ids = spelt(local, question, option)
+            stem, ids, _ = spelt(local, question, option)
             exact = directly(local.model, list(stem), list(ids))
             assert one.logprob == pytest.approx(exact.logprob, abs=1e-4)
             assert (one.tokens, one.greedy) == (exact.tokens, exact.greedy)
@@ -91,9 +91,8 @@ def test_a_question_is_judged_alike_in_whatever_company(local: LocalGenerator) -
 def test_what_the_model_would_write_is_greedy(local: LocalGenerator) -> None:
     stem = local.chat.render_prompt((user("a"),))
     logits = local.model(torch.tensor([stem])).logits[0, -1]
-    (judged,) = likelihood.likelihoods(
-        Decoder(local.model), [[(stem, [int(logits.argmax())]), (stem, [int(logits.argmin())])]]
-    )
+    options = [Continuation(stem, [int(token)]) for token in (logits.argmax(), logits.argmin())]
+    (judged,) = likelihood.likelihoods(Decoder(local.model), [options])
     assert [one.greedy for one in judged] == [True, False]
 
 
@@ -105,7 +104,7 @@ def test_a_stem_is_computed_once(local: LocalGenerator, monkeypatch: pytest.Monk
         sizes.append(made.ids.shape[1])
         return made
 
-    monkeypatch.setattr(likelihood, "batch_of", recorded)
+    monkeypatch.setattr("shinan.models.decoder.batch_of", recorded)
     local.score([Question(prompt="a" * 50, options=tuple("bcdefgh"))])
     assert sizes == [1 + 50 + 7]  # with bos
 
@@ -120,7 +119,7 @@ def test_a_token_that_spans_prompt_and_option_is_the_options(local: LocalGenerat
     tokenizer = Pairs(*local.chat.tokenizer.__reduce__()[1])
     paired = replace(local, chat=replace(local.chat, tokenizer=tokenizer))
     bos = tokenizer.bos_id
-    stem, option = paired._continuation(Question(prompt="abc"), "d")
+    stem, option, _ = paired._continuation(Question(prompt="abc"), "d")
     assert (list(stem), list(option)) == ([bos, sum(b"ab")], [sum(b"cd")])
 
 

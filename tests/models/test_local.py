@@ -127,7 +127,7 @@ class TestPrompts:
     ) -> None:
         backend = tokenizers.Tokenizer.from_file(str(tiny_llama / "tokenizer.json"))
         expected = backend.encode("Once upon a time").ids
-        assert local._row(Request(prompt="Once upon a time"))[0].prompt == expected
+        assert list(local._row(Request(prompt="Once upon a time"))[0].prompt) == expected
         assert one(local, prompt="Once upon a time", n=1).prompt_tokens == len(expected)
 
     def test_a_prefill_is_continued_and_is_part_of_the_text(self, local: LocalGenerator) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from shinan.core.example import Example, Provenance, assistant, user
-from shinan.models.chat import chat_format
+from shinan.models.chat import default_format
 from shinan.models.checkpoint import load_model
 from shinan.models.forest import Bundle
 from shinan.models.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ def token_rows(folder: Path, count: int = 24) -> list[Bundle]:
         )
         for i in range(count)
     ]
-    rows, dropped = tokenise(examples, chat_format("gemma", Tokenizer.load(folder)), 512)
+    rows, dropped = tokenise(examples, default_format(Tokenizer.load(folder)), 512)
     assert not dropped
     return rows
 
@@ -54,7 +54,7 @@ def train(
     if settings.method == "lora":
         model = lora.wrap(model, settings.adapter, 0)
     places = Places(out / "states", out / "metrics.jsonl", out / "plan.json")
-    rows, chat = token_rows(model_folder), chat_format("gemma", Tokenizer.load(model_folder))
+    rows, chat = token_rows(model_folder), default_format(Tokenizer.load(model_folder))
     fitted = fit(model, sft(), rows, settings, key="toy", seed=0, places=places, chat=chat)
     if ranks.rank():
         return fitted

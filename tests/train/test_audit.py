@@ -62,7 +62,7 @@ def _audit(
     bundles, dropped = tokenise(examples, chat, max_tokens, too_long=too_long, pairs=pairs)
     lost = [example for example, _ in dropped]
     kept = [example for example in examples if all(example is not other for other in lost)]
-    found = audit(kept, bundles, dropped, chat, facts, cut=too_long == "truncate")
+    found = audit(kept, bundles, dropped, chat, facts, pairs=pairs, cut=too_long == "truncate")
     return {finding.check: finding for finding in found}
 
 

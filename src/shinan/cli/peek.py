@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from shinan.core.example import Example
     from shinan.core.verdict import Verdict
-    from shinan.models.chat import ChatFormat
+    from shinan.models.chat import ChatFormat, Rendered
 
 _ROLES = {"system": "magenta", "user": "cyan", "assistant": "green"}
 
@@ -116,9 +116,17 @@ def tokens(example: Example, chat: ChatFormat, *, marked: bool) -> Text:
     from shinan.report.wording import printable
 
     try:
-        rendered = chat.render(example.messages)
+        rows = [chat.render(messages) for messages in chat.split(example.messages)]
     except ShinanError as error:
         return Text(printable(f"cannot be written in the format {chat.name}: {error}"), "bold red")
+    return Text("\n").join(_written(rendered, chat, marked) for rendered in rows)
+
+
+def _written(rendered: Rendered, chat: ChatFormat, marked: bool) -> Text:
+    from rich.text import Text
+
+    from shinan.report.wording import printable
+
     specials = set(chat.tokenizer.specials.values())
     text, inside = Text(), False
     pieces = zip(rendered.ids, rendered.mask, chat.tokenizer.pieces(rendered.ids), strict=True)

@@ -1,4 +1,4 @@
-"""A forest batch on the model's device."""
+"""A batch on the model's device: a forest, or what an encoder and a decoder read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,28 @@ from shinan.models.forest import Bundle, grow
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What an encoder reads: each different text once.
+
+    Attributes:
+        ids: [s, t] int64, padded at the end.
+        seen: [s, t] bool, False for padding.
+        readers: [r] int64, which of them each row of the decoder attends to.
+    """
+
+    ids: Tensor
+    seen: Tensor
+    readers: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Token ids, who attends to whom, and the supervision as a list.
 
     Attributes:
-        ids: [1, t] int64.
-        layout: positions and attention.
-        positions: [n] int64, where in the layout something is supervised.
+        ids: [1, t] int64; beside an encoder [r, t], what the decoder reads of each row, padded at the end.
+        layout: positions and attention, or what an encoder reads.
+        positions: [n] int64, where in the layout (or in `ids`, flattened) something is supervised.
         targets: [n] int64, the token to be predicted there.
         examples: [n] int64, index of the row that asks; rows are counted through the bundles.
         weights: [n] fp32.
@@ -27,12 +42,17 @@ class Batch:
     """
 
     ids: Tensor
-    layout: Layout
+    layout: Layout | Sources
     positions: Tensor
     targets: Tensor
     examples: Tensor
     weights: Tensor
     sizes: tuple[int, ...]
+
+    @property
+    def computed(self) -> int:
+        """Tokens that a forward pass computes, padding included."""
+        return self.ids.numel() + (self.layout.ids.numel() if isinstance(self.layout, Sources) else 0)
 
 
 def batch_of(bundles: Sequence[Bundle], device: torch.device, backend: Backend) -> Batch:

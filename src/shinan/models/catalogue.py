@@ -9,7 +9,7 @@ from shinan.core.store import cache_root
 from shinan.models.card import CARD
 from shinan.models.sources import STARTERS, TINY
 
-_TINY_KINDS = {"decoder": "Gemma 3", "llama": "Llama"}
+_TINY_KINDS = {"decoder": "Gemma 3", "llama": "Llama", "seq2seq": "T5"}
 _ABOUT = {
     "gemma-3-270m": ("base model, 268 M parameters: to be tuned", 238),
     "smollm2-135m-instruct": ("instruct model, 135 M: to chat with, teacher, judge", 93),

@@ -1,4 +1,4 @@
-"""Chat formats by name: `gemma`, `chatml`, `alpaca`, `plain`, and `tokenizer` (the model's own template).
+"""Chat formats by name: `gemma`, `chatml`, `alpaca`, `plain`, `flan`, and `tokenizer` (the model's own template).
 
 A format belongs to one tokenizer and refuses one that lacks its special tokens: markers written as letters would be
 learnt as letters, and no server would stop at them.
@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shinan.core.errors import ModelError, nearest
 from shinan.core.example import Message, Role, join_parts
+from shinan.models.chat_flan import flan_format
 from shinan.models.chat_template import template_format
 from shinan.models.rendering import ChatFormat, Piece, Rendered, Span, stops
 from shinan.models.tokenizer import Tokenizer
 
-__all__ = ["ChatFormat", "Rendered", "Span", "chat_format", "default_format"]
+__all__ = ["ChatFormat", "Rendered", "Span", "chat_format", "default_format", "fits"]
 
 
 def chat_format(name: str, tokenizer: Tokenizer) -> ChatFormat:
     """The chat format of that name for `tokenizer`.
 
-    Raises ModelError for an unknown name, a tokenizer that lacks a special token the format needs (naming the formats
-    that fit), or a template of the tokenizer's own that does not work.
+    Raises ModelError for an unknown name, a tokenizer that lacks a special token the format needs or whose model is of
+    another kind (naming the formats that fit), or a template of the tokenizer's own that does not work.
     """
     if name not in _FORMATS:
         raise ModelError(f"no chat format is named {name!r}", fix=nearest(name, _FORMATS))
     if lacking := _lacking(name, tokenizer):
-        fits = ", ".join(other for other in _FORMATS if not _lacking(other, tokenizer))
+        others = ", ".join(other for other in _FORMATS if not _lacking(other, tokenizer))
         raise ModelError(
-            f"chat format {name!r} needs {lacking}, which this tokenizer lacks",
-            fix=f"use one of: {fits}" if fits else "use another model: no format can mark the end of its replies",
+            f"chat format {name!r} {lacking}",
+            fix=f"use one of: {others}" if others else "use another model: no format can mark the end of its replies",
         )
     return _FORMATS[name](tokenizer)
 
@@ -42,18 +43,27 @@ def default_format(tokenizer: Tokenizer) -> ChatFormat:
     `alpaca`. Raises ModelError if the own template does not work: taking another one in silence would train a model
     on a format it was not made for.
     """
-    order = ("tokenizer", "gemma", "chatml")
+    order = ("flan", "tokenizer", "gemma", "chatml")
     return chat_format(next((name for name in order if not _lacking(name, tokenizer)), "alpaca"), tokenizer)
 
 
+def fits(name: str, tokenizer: Tokenizer) -> bool:
+    """Whether `chat_format` has a format of that name for the tokenizer (its own template may still not work)."""
+    return not _lacking(name, tokenizer)
+
+
 def _lacking(name: str, tokenizer: Tokenizer) -> str:
-    """What the format needs and the tokenizer does not have, in words; empty if nothing."""
-    if name == "tokenizer":
-        return "" if tokenizer.chat_template else "a chat template"
-    if name in _MARKERS:
-        missing = [marker for marker in _MARKERS[name] if marker not in tokenizer.specials]
-        return "the special tokens " + " and ".join(missing) if missing else ""
-    return "" if tokenizer.eos_id is not None else "an eos token"
+    """Why the format does not fit the tokenizer, as a predicate; empty if it does."""
+    if (name == "flan") != (tokenizer.decoder_start is not None):
+        needed = ("a decoder-only model", "an encoder-decoder")[name == "flan"]
+        return f"is for {needed}, which this one is not"
+    if name == "tokenizer" and not tokenizer.chat_template:
+        return "needs a chat template, which this tokenizer lacks"
+    if missing := [marker for marker in _MARKERS.get(name, ()) if marker not in tokenizer.specials]:
+        return f"needs the special tokens {' and '.join(missing)}, which this tokenizer lacks"
+    if name in ("alpaca", "plain", "flan") and tokenizer.eos_id is None:
+        return "needs an eos token, which this tokenizer lacks"
+    return ""
 
 
 _MARKERS = {"gemma": ("<start_of_turn>", "<end_of_turn>"), "chatml": ("<|im_start|>", "<|im_end|>")}
@@ -248,4 +258,11 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-_FORMATS = {"gemma": _gemma, "chatml": _chatml, "alpaca": _alpaca, "plain": _plain, "tokenizer": template_format}
+_FORMATS: Mapping[str, Callable[[Tokenizer], ChatFormat]] = {
+    "gemma": _gemma,
+    "chatml": _chatml,
+    "alpaca": _alpaca,
+    "plain": _plain,
+    "flan": flan_format,
+    "tokenizer": template_format,
+}

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from shinan.models.chat import ChatFormat
     from shinan.models.tokenizer import Tokenizer
 
-__all__ = ["ARCHITECTURES", "Card", "load_card", "load_model", "save_adapter", "save_model"]
+__all__ = ["ARCHITECTURES", "ENCODER_DECODERS", "Card", "load_card", "load_model", "save_adapter", "save_model"]
 
-# Decoders whose attention and head the forest batch is tested with.
+# Decoders whose attention and head the forest batch is tested with, and encoder-decoders that padded batches are.
+ENCODER_DECODERS = ("bart", "mt5", "t5")
 ARCHITECTURES = ("gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 _LONGEST = 300  # characters of another library's message that are shown
 _CHANGES = "notices/CHANGES.txt"
@@ -39,17 +40,18 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
     """The model of a folder, on the CPU, in eval mode; for an adapter folder, its base with the adapter applied.
 
     Raises ModelError: files missing, truncated or corrupt, weights that do not fit the config, a type not in
-    `ARCHITECTURES`, an adapter whose base is not the one it was trained on.
+    `ARCHITECTURES` or `ENCODER_DECODERS`, an adapter whose base is not the one it was trained on.
     """
     if (folder / "adapter_config.json").is_file():
         return _load_adapter(folder, dtype)
     if (folder / CARD).is_file():
         load_card(folder)  # checks that the files are whole
-    _check_loadable(folder)
-    from transformers import AutoModelForCausalLM
+    kind = _check_loadable(folder)
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    auto = AutoModelForSeq2SeqLM if kind in ENCODER_DECODERS else AutoModelForCausalLM
     with _as_model_error(folder), quiet_transformers():
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="sdpa",
@@ -87,7 +89,8 @@ def _load_adapter(folder: Path, dtype: torch.dtype) -> PeftModel:
     return model.eval()
 
 
-def _check_loadable(folder: Path) -> None:
+def _check_loadable(folder: Path) -> str:
+    """The model's type, if the folder can be loaded."""
     path = folder / "config.json"
     try:
         kind = json.loads(path.read_text("utf-8")).get("model_type")
@@ -99,13 +102,14 @@ def _check_loadable(folder: Path) -> None:
         raise ModelError(
             f"cannot read it: {error}", where=str(path), fix="download or copy the folder again"
         ) from error
-    if kind not in ARCHITECTURES:
-        fix = f"use a model of one of the types {', '.join(ARCHITECTURES)}"
+    if kind not in (*ARCHITECTURES, *ENCODER_DECODERS):
+        fix = f"use a model of one of the types {', '.join((*ARCHITECTURES, *ENCODER_DECODERS))}"
         raise ModelError(f"models of type {kind!r} are not supported", where=str(path), fix=fix)
     if not any(folder.glob("model*.safetensors")):
         pickled = any(folder.glob("pytorch_model*.bin"))
         what = "its weights are stored as pickle, which can run code" if pickled else "it holds no model*.safetensors"
         raise ModelError(what, where=str(folder), fix="use a folder with weights in safetensors files")
+    return str(kind)
 
 
 @contextmanager
@@ -181,6 +185,9 @@ def _save_text_side(folder: Path, model: Any, tokenizer: Tokenizer, chat: ChatFo
     own = generation.get("eos_token_id", tokenizer.eos_id)
     stops = [*(chat.stop_ids if chat else ()), *(own if isinstance(own, list) else [own])]
     generation.pop("_from_model_config", None)
+    begun = chat.render_text("") if chat else ()
+    if chat and len(begun := begun[chat.source(begun) :]) > 1:  # a bos after what the decoder begins with
+        generation["forced_bos_token_id"] = begun[1]
     generation["eos_token_id"] = list(dict.fromkeys(stop for stop in stops if stop is not None))
     write_atomic(folder / "generation_config.json", json.dumps(generation, indent=1) + "\n")
     # a format without a template takes the old one away: none is better than one that the model was not tuned with

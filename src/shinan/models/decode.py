@@ -59,6 +59,7 @@ class Row:
         stopped: called with the ids so far (the newest included); True ends the row.
         filter: which tokens may be drawn; None for all. Its own, as it keeps a state.
         top: how many of the likeliest tokens to note beside each drawn one.
+        source: how many ids of the prompt an encoder reads; 0 for a model without one.
         ids: tokens drawn so far.
         logprobs: their natural-log probabilities under the model, at temperature 1 and without the filter.
         tops: for each, the `top` likeliest tokens with theirs, the likeliest first.
@@ -71,6 +72,7 @@ class Row:
     stopped: Callable[[list[int]], bool]
     filter: TokenFilter | None = None
     top: int = 0
+    source: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -129,13 +131,14 @@ class DecodeLoop:
     def add(self, row: Row) -> None:
         """Queue a row. It runs as soon as a slot and memory are free, in the order of adding.
 
-        Raises DataError for a row that could never run: it has no prompt, or needs more than `max_tokens`, or more
-        positions than the model has learned.
+        Raises DataError for a row that could never run: it has no prompt, a token that the model lacks, or needs more
+        than `max_tokens`, or more positions than the model has learned.
         """
         needed = len(row.prompt) + row.sampling.max_new_tokens
         limit = min(self.max_tokens, self._decoder.positions or self.max_tokens)
         if not row.prompt:
             raise DataError("the prompt has no tokens", fix="give it at least one")
+        check_ids(row, len(self._decoder.head.weight))
         if needed > limit:
             what = f"the prompt and its continuation may take {needed:,} tokens, and there is room for {limit:,}"
             raise DataError(what, fix="shorten the prompt, or allow fewer new tokens")
@@ -163,9 +166,9 @@ class DecodeLoop:
             return ended
         done, states = self._forward()
         if done:
-            _draw(self._decoder.head.logits(states, self._logits), [running.row for running in done])
+            draw(self._decoder.head.logits(states, self._logits), [running.row for running in done])
         for running in done:
-            if _finished(running.row):
+            if finished(running.row):
                 self._release(running)
                 ended.append(running.row)
         if self.idle:
@@ -253,16 +256,15 @@ class DecodeLoop:
             return done, self._decoder.states(packed)
 
 
-def decode(model: Any, rows: Sequence[Row], *, slots: int = 16) -> None:
-    """Continue every row in place until it stops or has `max_new_tokens`."""
-    loop = DecodeLoop(model, slots=slots)
-    for row in rows:
-        loop.add(row)
-    while not loop.idle:
-        loop.step()
+def check_ids(row: Row, vocabulary: int) -> None:
+    """Raise DataError for a token that a model with embeddings for `vocabulary` tokens lacks."""
+    if (largest := max(row.prompt)) >= vocabulary:
+        what = f"the prompt holds token {largest}, and the model has embeddings for {vocabulary}"
+        raise DataError(what, fix="use the tokenizer of the original model folder")
 
 
-def _finished(row: Row) -> bool:
+def finished(row: Row) -> bool:
+    """Whether a row has ended by its newest token; then `finish` says how."""
     if row.stopped(row.ids):
         row.finish = "stop"
     elif len(row.ids) >= row.sampling.max_new_tokens:
@@ -270,7 +272,7 @@ def _finished(row: Row) -> bool:
     return bool(row.finish)
 
 
-def _draw(logits: Tensor, rows: Sequence[Row]) -> None:
+def draw(logits: Tensor, rows: Sequence[Row]) -> None:
     """Draw one token for each row from fp32 logits [rows, v]; appends id and log-probability."""
     normaliser = logits.logsumexp(-1).tolist()
     likely = most_likely(logits).tolist()

@@ -7,15 +7,16 @@ for each forward pass, most of it zeros, costs more than the rest of a small mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from shinan.core.errors import ModelError
 from shinan.models.attention import NAME, Attends, Backend
-from shinan.models.batch import Batch
+from shinan.models.batch import Batch, Sources, batch_of
+from shinan.models.forest import Bundle, computed, pack
 from shinan.models.head import Head
 
 # What some models do to their logits after the head, by its name in their configs: Cohere, Granite, Falcon-H1,
@@ -28,6 +29,7 @@ _AFTER_HEAD = (
     "logits_soft_cap",
     "output_logit_soft_cap",
 )
+_STACKS = ("layers", "h", "block")  # what models call their blocks
 # What some models do inside attention that the forest's back ends do not.
 _IN_ATTENTION = ("attn_logit_softcapping", "use_bidirectional_attention", "reorder_and_upcast_attn", "alibi")
 
@@ -41,8 +43,8 @@ class Input(Protocol):
         ...
 
     @property
-    def layout(self) -> Attends:
-        """Who attends to whom, and where each token stands."""
+    def layout(self) -> Attends | Sources:
+        """Who attends to whom, and where each token stands; or what an encoder reads."""
         ...
 
     @property
@@ -72,9 +74,9 @@ class Decoder:
         """
         self.model = model
         self.lm = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.body = getattr(self.lm, self.lm.base_model_prefix)
+        self.body = getattr(self.lm, self.lm.base_model_prefix, self.lm)  # T5 has no body of its own
         self._embedding = self.lm.get_input_embeddings()
-        _refuse(self.lm)
+        self._refuse()
         self.device = self._embedding.weight.device
         self.backend: Backend = backend or ("flex" if self.device.type == "cuda" else "tiles")
         sinks = sinks or {}
@@ -83,8 +85,7 @@ class Decoder:
         self.head = Head(weight, softcap, sinks.get(weight))
         self._sink = sinks.get(self._embedding.weight)
         self._own_attention: str = self.lm.config._attn_implementation
-        learned = getattr(self.body, "wpe", None)
-        self.positions: int | None = None if learned is None else learned.num_embeddings
+        self.positions = self._learned_positions()
 
     def __enter__(self) -> Self:
         self.lm.config._attn_implementation = NAME
@@ -98,16 +99,29 @@ class Decoder:
         if checkpoint:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
         if compiled:
-            for layer in blocks(self.model):
+            for layer in (layer for stack in blocks(self.model) for layer in stack):
                 layer.compile(dynamic=True)
+
+    def batch(self, bundles: Sequence[Bundle]) -> Batch:
+        """All rows of the bundles, as one forward pass takes them."""
+        return batch_of(bundles, self.device, self.backend)
+
+    def pack(self, bundles: Sequence[Bundle], capacity: int) -> list[tuple[int, ...]]:
+        """Indices of bundles in batches of at most `capacity` tokens (see `forest.pack`)."""
+        return pack(bundles, capacity)
+
+    def computed(self, bundles: Sequence[Bundle]) -> int:
+        """Tokens that are computed for these bundles, what they share once; padding is not counted."""
+        return computed(bundles)
 
     def states(self, batch: Input) -> Tensor:
         """[n, d] final hidden states at the supervised positions, or wherever they are wanted."""
+        layout = cast(Attends, batch.layout)
         hidden = self.body(
             inputs_embeds=self._embed(batch.ids),
-            position_ids=batch.layout.depths[None],
+            position_ids=layout.depths[None],
             use_cache=False,
-            layout=batch.layout,
+            layout=layout,
         ).last_hidden_state
         return hidden[0].index_select(0, batch.positions)  # type: ignore[no-any-return]
 
@@ -125,7 +139,21 @@ class Decoder:
         if self._sink is None or not torch.is_grad_enabled():
             return self._embedding(ids)  # type: ignore[no-any-return]
         looked_up = _Lookup.apply(self._embedding.weight, ids, self._sink)  # type: ignore[no-untyped-call]
-        return looked_up if scale is None else looked_up * scale.to(looked_up.dtype)  # type: ignore[no-any-return]
+        if isinstance(scale, Tensor):
+            scale = scale.to(looked_up.dtype)
+        return looked_up if scale is None else looked_up * scale  # type: ignore[no-any-return]
+
+    def _learned_positions(self) -> int | None:
+        learned = getattr(self.body, "wpe", None)
+        return None if learned is None else int(learned.num_embeddings)
+
+    def _refuse(self) -> None:
+        refuse_head(self.lm)
+        for name in _IN_ATTENTION:
+            if getattr(self.lm.config, name, None):
+                what = f"{type(self.lm).__name__}'s attention is not one that forest batches compute exactly ({name})"
+                fix = "use a model of another family, or switch the setting off in its config.json"
+                raise ModelError(what, fix=fix)
 
 
 class _Lookup(torch.autograd.Function):
@@ -144,21 +172,21 @@ class _Lookup(torch.autograd.Function):
         return None, None, None
 
 
-def blocks(model: Any) -> Any:
-    """The blocks of a causal LM, wrapped by PEFT or not: they share one compiled code, for each kind of attention."""
+def blocks(model: Any) -> list[nn.ModuleList]:
+    """The stack of blocks of a causal LM, or an encoder's and a decoder's, of a model that PEFT has wrapped or not. The
+    blocks of a stack share one compiled code, for each kind of attention."""
     lm = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body = getattr(lm, lm.base_model_prefix)
-    return body.h if hasattr(body, "h") else body.layers
+    body = getattr(lm, lm.base_model_prefix, lm)
+    sides = (body.encoder, body.decoder) if hasattr(body, "encoder") else (body,)
+    return [next(getattr(side, name) for name in _STACKS if hasattr(side, name)) for side in sides]
 
 
-def _refuse(lm: Any) -> None:
+def refuse_head(lm: Any) -> None:
+    """Raise ModelError for a head that does more than multiply states with its weight."""
     kind = type(lm).__name__
-    if getattr(lm.get_output_embeddings(), "bias", None) is not None:
+    bias = getattr(lm, "final_logits_bias", None)  # BART's, a buffer that is all zeros but in a few models
+    if getattr(lm.get_output_embeddings(), "bias", None) is not None or (bias is not None and bool(bias.any())):
         raise ModelError(f"{kind}'s LM head has a bias", fix="use a model without one")
     for name in _AFTER_HEAD:
         if getattr(lm.config, name, None) not in (None, 1):
             raise ModelError(f"{kind} scales its logits ({name})", fix="use a model that does not")
-    for name in _IN_ATTENTION:
-        if getattr(lm.config, name, None):
-            what = f"{kind}'s attention is not one that forest batches compute exactly ({name})"
-            raise ModelError(what, fix="use a model of another family, or switch the setting off in its config.json")

@@ -32,6 +32,7 @@ class TokenRow:
         weight: multiplies the loss of each trained token.
         row: the example's `row`, for verdicts and traces.
         task: the example's cluster: a sampler may draw rows of one task together.
+        source: how many ids, from the first on, an encoder reads; 0 for a model without one.
     """
 
     ids: tuple[int, ...]
@@ -39,6 +40,7 @@ class TokenRow:
     weight: float
     row: str
     task: str = ""
+    source: int = 0
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.mask) or any(self.mask[:1]):  # a label at 0 would be learnt from another row

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
-from shinan.models.batch import Batch, batch_of
+from shinan.models.batch import Batch
 from shinan.models.decoder import Decoder
-from shinan.models.forest import TokenRow, pack
+from shinan.models.forest import TokenRow
 from shinan.models.generator import Likelihood
 
-Continuation = tuple[Sequence[int], Sequence[int]]
-"""The ids of a stem, at least one, and those of what continues it, at least one."""
+
+class Continuation(NamedTuple):
+    """The ids of a stem, at least one, and those of what continues it, at least one.
+
+    `source` says how many of the stem's an encoder reads; 0 for a model without one.
+    """
+
+    stem: Sequence[int]
+    option: Sequence[int]
+    source: int = 0
+
 
 _CAPACITY = 4096  # tokens of a forest
 
@@ -23,17 +33,18 @@ def likelihoods(decoder: Decoder, questions: Sequence[Sequence[Continuation]]) -
     """The likelihood of every continuation of every question. Those of one question, and those whose stems begin
     alike, share a forest; the head runs once at each token from which something is asked, and nowhere else.
     """
-    bundles = [tuple(_row(*pair) for pair in question) for question in questions]
+    bundles = [tuple(map(_row, question)) for question in questions]
     found: dict[int, tuple[Likelihood, ...]] = {}
     with decoder:
-        for inside in pack(bundles, _CAPACITY):
-            batch = batch_of([bundles[index] for index in inside], decoder.device, decoder.backend)
+        for inside in decoder.pack(bundles, _CAPACITY):
+            batch = decoder.batch([bundles[index] for index in inside])
             found |= zip(inside, _judge(decoder, batch), strict=True)
     return [found[index] for index in range(len(questions))]
 
 
-def _row(stem: Sequence[int], option: Sequence[int]) -> TokenRow:
-    return TokenRow((*stem, *option), (False,) * len(stem) + (True,) * len(option), 1.0, "")
+def _row(one: Continuation) -> TokenRow:
+    mask = (False,) * len(one.stem) + (True,) * len(one.option)
+    return TokenRow((*one.stem, *one.option), mask, 1.0, "", source=one.source)
 
 
 def _judge(decoder: Decoder, batch: Batch) -> list[tuple[Likelihood, ...]]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shinan.core.errors import DataError
-from shinan.models.decode import DecodeLoop, Row
-from shinan.models.decoder import Decoder
+from shinan.models.decode import Row
+from shinan.models.family import check_vocabulary, decoder_of, loop_of
 from shinan.models.generator import Completion, Done, Finish, Likelihood, Question, Request, check_options
 from shinan.models.likelihood import Continuation, likelihoods
 from shinan.models.rendering import ChatFormat
@@ -18,11 +18,11 @@ from shinan.models.structured import JsonFilter
 
 @dataclass(frozen=True, slots=True)
 class LocalGenerator:
-    """Continues requests with a causal LM, `batch_size` at a time: as one ends, the next begins.
+    """Continues requests with a causal LM or an encoder-decoder, `batch_size` at a time: as one ends, the next begins.
 
     Attributes:
         name: the model's name, for provenance and logs.
-        model: transformers causal LM in eval mode.
+        model: transformers model in eval mode.
         chat: how conversations are written; its stops end a reply.
         batch_size: rows decoded together. Larger is faster until memory runs out.
     """
@@ -32,6 +32,10 @@ class LocalGenerator:
     chat: ChatFormat
     batch_size: int = 32
 
+    def __post_init__(self) -> None:
+        """Raises ModelError if the tokenizer writes tokens that the model lacks."""
+        check_vocabulary(self.model, self.chat.tokenizer)
+
     def generate(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
         """See `Generator.generate`; `done` is told of each reply in the step that ends it.
 
@@ -40,7 +44,7 @@ class LocalGenerator:
         rows, texts = zip(*map(self._row, requests), strict=True) if requests else ((), ())
         index = {id(row): i for i, row in enumerate(rows)}
         replies: dict[int, Completion] = {}
-        loop = DecodeLoop(self.model, slots=self.batch_size)
+        loop = loop_of(self.model, slots=self.batch_size)
         for row in sorted(rows, key=lambda row: tuple(row.prompt)):  # those that begin alike run together
             loop.add(row)
         while not loop.idle:
@@ -57,27 +61,25 @@ class LocalGenerator:
         continuations = [
             [self._continuation(question, option) for option in question.options] for question in questions
         ]
-        return likelihoods(Decoder(self.model), continuations)
+        return likelihoods(decoder_of(self.model), continuations)
 
     def _continuation(self, question: Question, option: str) -> Continuation:
         """The ids of the stem and of the option."""
         if question.messages:
             stem = self.chat.render_prompt(question.messages)
-            return stem, self.chat.render_prompt(question.messages, option)[len(stem) :]
+            whole = self.chat.render_prompt(question.messages, option)
+            return Continuation(stem, whole[len(stem) :], self.chat.source(stem))
         text = question.prompt.rstrip()
-        begin = self._begin()
-        whole = begin + self.chat.tokenizer.encode(question.prompt + option)
-        stem_ids = begin + self.chat.tokenizer.encode(text) if text else begin
-        if not stem_ids or len(whole) == 1:  # something must stand before the first token: an end of text does
+        stem = self.chat.render_text(text)
+        if source := self.chat.source(stem):
+            whole = self.chat.render_text(text, question.prompt[len(text) :] + option)
+            return Continuation(stem, whole[len(stem) :], source)
+        whole = self.chat.render_text(question.prompt + option)
+        if not stem or len(whole) == 1:  # something must stand before the first token: an end of text does
             eos = self.chat.tokenizer.eos_id or 0
-            stem_ids, whole = [eos, *stem_ids], [eos, *whole]
-        size = min(len(stem_ids), len(whole) - 1)  # a token may span the two: then the option has it
-        return whole[:size], whole[size:]
-
-    def _begin(self) -> list[int]:
-        """What a raw text begins with."""
-        tokenizer = self.chat.tokenizer
-        return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+            stem, whole = (eos, *stem), (eos, *whole)
+        size = min(len(stem), len(whole) - 1)  # a token may span the two: then the option has it
+        return Continuation(whole[:size], whole[size:])
 
     def _row(self, request: Request) -> tuple[Row, ReplyText]:
         """The row of a request, and what its tokens are read into."""
@@ -85,12 +87,13 @@ class LocalGenerator:
             prompt: Sequence[int] = self.chat.render_question(request.messages)
         elif request.messages:
             prompt = self.chat.render_prompt(request.messages, request.prefill)
-        elif text := request.prompt + request.prefill:
-            prompt = self._begin() + self.chat.tokenizer.encode(text)
+        elif request.prompt or request.prefill:
+            prompt = self.chat.render_text(request.prompt, request.prefill)
         else:
             raise DataError("the request has neither messages nor a prompt", fix="give one of the two")
         reply = self._reply(request)
-        return Row(prompt, request.sampling, request.seed, reply.take, self._filter(request)), reply
+        source = self.chat.source(prompt)
+        return Row(prompt, request.sampling, request.seed, reply.take, self._filter(request), source=source), reply
 
     def _filter(self, request: Request) -> JsonFilter | None:
         if not request.schema:

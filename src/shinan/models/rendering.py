@@ -22,12 +22,14 @@ _PROBE = "\uf8ff"  # stands for a text that is not written yet: a private-use ch
 class Piece(NamedTuple):
     """A stretch that is encoded by itself: plain text, or the id of a special token.
 
-    `message` is the index of the message whose span it belongs to, if any; `trained` says whether the loss covers it.
+    `message` is the index of the message whose span it belongs to, if any; `trained` says whether the loss covers it;
+    `begins`, whether it is encoded as the beginning of a text, wherever it stands.
     """
 
     value: str | int
     message: int | None = None
     trained: bool = False
+    begins: bool = False
 
 
 class Span(NamedTuple):
@@ -125,6 +127,21 @@ class ChatFormat(ABC):
             pieces.append(piece)
         return _assemble(self.tokenizer, pieces).ids
 
+    def render_text(self, text: str, prefill: str = "") -> tuple[int, ...]:
+        """The ids of a raw text to go on with, and of `prefill`, with which the continuation begins.
+
+        To a model without an encoder they are one text, after a bos where its texts begin with one.
+        """
+        return _assemble(self.tokenizer, self._text(text, prefill)).ids
+
+    def split(self, messages: Sequence[Message]) -> list[Sequence[Message]]:
+        """The conversation as those that `render` trains one by one: itself, unless an encoder reads the prompt."""
+        return [messages]
+
+    def source(self, ids: Sequence[int]) -> int:
+        """How many of these ids, from the first on, an encoder reads; 0 for a model without one."""
+        return 0
+
     def lead(self, messages: Sequence[Message]) -> str:
         """What stands before the content of the reply to `messages` and is written by the model, as the blank in
         `Output: yes`. To be cut off from the front of a reply that was decoded; a prefill comes after it.
@@ -134,6 +151,10 @@ class ChatFormat(ABC):
     @abstractmethod
     def _pieces(self, messages: Sequence[Message], *, opens: bool) -> list[Piece]:
         """Lay out a checked conversation; with `opens`, up to where the next reply begins."""
+
+    def _text(self, text: str, prefill: str) -> list[Piece]:
+        bos = [Piece(self.tokenizer.bos_id)] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
+        return [*bos, Piece(text + prefill, begins=True)]
 
     def _opening(self, messages: Sequence[Message], prefill: str) -> list[Piece]:
         return [Piece(self.lead(messages) + prefill)]
@@ -185,10 +206,11 @@ def _assemble(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Rendered:
     mask: list[bool] = []
     spans: list[Span] = []
     place: Place = "start"
-    for value, message, trained in pieces:
+    for value, message, trained, begins in pieces:
         if value == "":
             continue
-        new = [value] if isinstance(value, int) else tokenizer.encode(value, place=place)
+        here = "start" if begins else place
+        new = [value] if isinstance(value, int) else tokenizer.encode(value, place=here)
         place = "after_special" if isinstance(value, int) else "inside"
         if message is not None:
             start = len(ids)

@@ -30,7 +30,7 @@ Downloader = Callable[[str, Path], None]
 Hub = Callable[[str], Path]
 """hub id -> local folder. Raises UnreachableError, or ModelError for a model that is not there or not open to all."""
 
-TINY = ("decoder", "llama")
+TINY = ("decoder", "llama", "seq2seq")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _BLOCK = 1 << 20
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from shinan.core.hashing import derive_seed
 from shinan.models.quiet import quiet_transformers
@@ -39,7 +46,25 @@ def _llama() -> Any:
     return LlamaForCausalLM(LlamaConfig(**_SHAPE, **_IDS, tie_word_embeddings=False))
 
 
-TINY = {"decoder": _gemma3, "llama": _llama}
+def _t5() -> Any:
+    """T5 1.1's blocks (gated, with its dropout), and T5's own head: the embedding, and scaled states."""
+    config = T5Config(
+        vocab_size=_SHAPE["vocab_size"],
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        n_positions=_SHAPE["max_position_embeddings"],
+    )
+    return T5ForConditionalGeneration(config)
+
+
+TINY = {"decoder": _gemma3, "llama": _llama, "seq2seq": _t5}
 
 
 def build(name: str, folder: Path) -> None:
@@ -48,10 +73,11 @@ def build(name: str, folder: Path) -> None:
         model = TINY[name]()
         _fill(model)
         model.save_pretrained(folder)
-    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    alone = name != "seq2seq"
+    byte_tokenizer(bos=alone).save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<bos>",
+        **({"bos_token": "<bos>"} if alone else {}),
         "eos_token": "<eos>",
         "pad_token": "<pad>",
         "unk_token": "<unk>",
@@ -69,8 +95,9 @@ def _fill(model: torch.nn.Module) -> None:
                 weight.copy_(torch.randn(weight.shape, generator=draw) * weight.shape[1] ** -0.5)
 
 
-def byte_tokenizer() -> Tokenizer:
-    """One token a byte after the special ones; `<bos>` is put in front, as Gemma's tokenizer does."""
+def byte_tokenizer(*, bos: bool = True) -> Tokenizer:
+    """One token a byte after the special ones. `<bos>` is put in front, as Gemma's tokenizer does, or else `<eos>` at
+    the end, as T5's does."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIALS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=SPECIALS[3]))
@@ -78,6 +105,8 @@ def byte_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
+        single="<bos> $A" if bos else "$A <eos>",
+        pair="<bos> $A <bos> $B" if bos else "$A <eos> $B <eos>",
+        special_tokens=[(name, vocabulary[name]) for name in ("<bos>", "<eos>")],
     )
     return tokenizer

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,9 @@ Place = Literal["start", "after_special", "inside"]
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 # Files whose content `save` folds into tokenizer_config.json; a stale copy beside it would be believed instead.
 _FOLDED = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")
+_SLOW = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _BROKEN = "\ufffd"
+_START = "decoder_start_token_id"  # kept in tokenizer_config.json too: an adapter's folder has no config.json
 
 
 class Tokenizer:
@@ -46,6 +48,7 @@ class Tokenizer:
         specials: {text: id} of every special token.
         named_specials: {`bos_token`: `<s>`, ...}: the roles that the folder gives to special tokens.
         chat_template: the model's own Jinja chat template, or None.
+        decoder_start: what the decoder of an encoder-decoder begins with; None for a model without an encoder.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], *, where: str = "") -> None:
@@ -80,6 +83,7 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.chat_template = _default_template(config.get("chat_template"))
         self.adds_bos = self._begins_with_bos(backend)
+        self.decoder_start: int | None = config.get(_START)
 
     def _begins_with_bos(self, backend: tokenizers.Tokenizer) -> bool:
         declared = self._config.get("add_bos_token")
@@ -110,21 +114,21 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Read tokenizer.json, tokenizer_config.json and, where they exist, special_tokens_map.json and
-        chat_template.jinja.
+        """Read tokenizer.json, tokenizer_config.json and, where they exist, special_tokens_map.json,
+        chat_template.jinja and, for what the decoder of an encoder-decoder begins with, config.json.
 
         Raises ModelError for a missing or damaged file.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
-            slow = (folder / "tokenizer.model").is_file()
+            slow = next((name for name in _SLOW if (folder / name).is_file()), "")
             raise ModelError(
-                "no tokenizer.json here" + (", only a sentencepiece tokenizer.model" if slow else ""),
+                "no tokenizer.json here" + (f", only a sentencepiece {slow}" if slow else ""),
                 where=str(folder),
                 fix="load and save it once with transformers' AutoTokenizer" if slow else "name the folder of a model",
             )
         config = _read_json(folder / "special_tokens_map.json", missing_ok=True)
-        config |= _read_json(folder / "tokenizer_config.json")
+        config |= _read_json(folder / "tokenizer_config.json") | _decoder_start(folder)
         if (template := folder / "chat_template.jinja").is_file():
             config["chat_template"] = _read_text(template)
         try:
@@ -161,11 +165,27 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that ids depend on: the tokenizer, the roles of its special tokens, its template."""
-        return content_hash([self.json(), self.named_specials, self.adds_bos, self.chat_template])
+        start = [] if self.decoder_start is None else [self.decoder_start]
+        return content_hash([self.json(), self.named_specials, self.adds_bos, self.chat_template, *start])
 
     def special_id(self, text: str) -> int | None:
         """The id of a special token, or None if `text` is no special token here."""
         return self.specials.get(text)
+
+    def beyond(self, embeddings: int, needed: Iterable[int] = ()) -> str:
+        """What this tokenizer writes and a model with so many embeddings lacks, in words; empty if nothing.
+
+        Special tokens are no fault, for text never becomes one, unless they have a role or are `needed`.
+        """
+        roles = (self.pad_id, self.bos_id, self.eos_id, self.decoder_start)
+        named = {*needed, *(id_ for id_ in roles if id_ is not None)}
+        if strange := sorted(id_ for id_ in named if id_ >= embeddings):
+            names = self.decode(strange, keep_special=True)
+            return f"the tokenizer's {names} has id {strange[0]}, the model has {embeddings} embeddings"
+        special = sum(id_ >= embeddings for id_ in self.specials.values())
+        if self.vocab_size - special > embeddings:
+            return f"the tokenizer writes {self.vocab_size} tokens, the model has {embeddings} embeddings"
+        return ""
 
     def encode(self, text: str, *, place: Place = "start") -> list[int]:
         """The ids of `text` as plain text: nothing is added, and no special token comes out, whatever it spells.
@@ -318,6 +338,17 @@ def _default_template(value: Any) -> str | None:
     if isinstance(value, list):
         value = next((item.get("template") for item in value if item.get("name") == "default"), None)
     return value if isinstance(value, str) else None
+
+
+def _decoder_start(folder: Path) -> dict[str, int]:
+    """What config.json says of an encoder-decoder. Raises ModelError if that is not enough."""
+    config = _read_json(folder / "config.json", missing_ok=True)
+    if not config.get("is_encoder_decoder"):
+        return {}
+    if not isinstance(start := config.get(_START), int):
+        what = f"it is of an encoder-decoder and does not say what its decoder begins with ({_START})"
+        raise ModelError(what, where=str(folder / "config.json"), fix="copy the model's original config.json")
+    return {_START: start}
 
 
 def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from shinan.evaluate.run import plan_batches
 from shinan.models.generator import Request, Sampling
 from shinan.models.memory import free_memory
 from shinan.recipe.schema import EvalTask
-from shinan.recipe.stages import PLAIN, Room, Supervised, generators_of, items_of, loaded
+from shinan.recipe.stages import Room, Supervised, before_styles, generators_of, items_of, loaded
 from shinan.train import lora
 from shinan.train.rehearsal import Rehearsal, rehearse
 
@@ -51,7 +51,7 @@ def dry_run(room: Room, data: Supervised, folder: Path) -> Forecast:
     Raises TrainingError or RunError for a run that will not fit, saying what to lower.
     """
     once = 0.0
-    styles = list(dict.fromkeys([room.setting.chat, PLAIN]))
+    styles = before_styles(room)
     with loaded(room.model, room.setting) as weights:
         for task in room.recipe.evaluate:
             once += _asking(room, weights, task)

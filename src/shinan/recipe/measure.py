@@ -18,7 +18,7 @@ from shinan.evaluate.results import best_style, compare_samples
 from shinan.evaluate.run import Ask
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import Card, load_card
-from shinan.models.chat import chat_format, default_format
+from shinan.models.chat import chat_format, default_format, fits
 from shinan.models.endpoint import is_endpoint, parse_endpoint
 from shinan.models.estimate import Estimate, estimate, local_tokenizer
 from shinan.models.generator import Request, Sampling
@@ -159,7 +159,8 @@ def _styles(card: Card, tokenizer: Tokenizer, chat: str | None) -> list[str]:
     if named := chat or card.chat:
         return [chat_format(named, tokenizer).name]
     name = default_format(tokenizer).name
-    return [name] if name == "tokenizer" else list(dict.fromkeys([name, PLAIN]))
+    also = [PLAIN] if name != "tokenizer" and fits(PLAIN, tokenizer) else []
+    return list(dict.fromkeys([name, *also]))
 
 
 def _own(folder: Path) -> Path:

@@ -17,7 +17,7 @@ import torch
 from shinan.build.mix import mix, mixed
 from shinan.build.mixture import Mix
 from shinan.core.dataset import Judged, iter_rows, new_folder, read_manifest, read_rows, write_rows, write_stream
-from shinan.core.errors import DataError, RunError
+from shinan.core.errors import ConfigError, DataError, Problem, RunError
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.licence import describe
@@ -30,7 +30,7 @@ from shinan.evaluate.results import best_style, compare_samples, means
 from shinan.evaluate.run import Ask, as_items, evaluate
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import load_card
-from shinan.models.chat import ChatFormat, chat_format
+from shinan.models.chat import ChatFormat, chat_format, fits
 from shinan.models.checkpoint import load_model, save_adapter, save_model
 from shinan.models.forest import Bundle
 from shinan.models.local import LocalGenerator
@@ -137,11 +137,17 @@ def _noted(rows: Iterable[Judged], licences_of: Counter[str]) -> Iterator[Judged
 
 def _before(room: Room, stage: Stage, out: Path) -> Outcome:
     task = _task(room, stage)
-    styles = list(dict.fromkeys([room.setting.chat, PLAIN]))
+    styles = before_styles(room)
     facts, log = _ask(room, stage, room.model, styles, "before")
     samples = read_samples(log)
     facts |= {"style": best_style(samples, task.metrics[0]), "styles": means(samples, task.metrics)}
     return Outcome(facts=facts, files=[_outside(log, room)])
+
+
+def before_styles(room: Room) -> list[str]:
+    """How the untuned model is asked: in the tuned format, and as a base model would best be, where that is another."""
+    also = [PLAIN] if fits(PLAIN, Tokenizer.load(room.model)) else []
+    return list(dict.fromkeys([room.setting.chat, *also]))
 
 
 def _after(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -273,6 +279,9 @@ def supervised(room: Room, examples: Sequence[Example]) -> Supervised:
     tune = room.recipe.tune
     chat = chat_format(room.setting.chat, Tokenizer.load(room.model))
     pairs = bind("objective", tune.objective, tune.params)().pairs
+    if tune.instances_per_prompt > 1 and chat.tokenizer.decoder_start is not None:
+        what = "an encoder-decoder shares whole prompts only, so that rows of a task gain nothing by meeting in a batch"
+        raise ConfigError([Problem(what, "tune.instances_per_prompt", "leave it out")])
     bundles, dropped = tokenise(examples, chat, tune.max_tokens, too_long=tune.too_long, pairs=pairs)
     lost = {id(example) for example, _ in dropped}
     return Supervised(chat, [example for example in examples if id(example) not in lost], bundles, dropped)
@@ -283,7 +292,8 @@ def examine(room: Room, data: Supervised) -> list[Finding]:
     tune = room.recipe.tune
     with loaded(room.model, room.setting) as model:
         facts = facts_of(model, data.chat, frozen=tune.method == "lora")
-    return audit(data.kept, data.bundles, data.dropped, data.chat, facts, cut=tune.too_long == "truncate")
+    pairs, cut = bind("objective", tune.objective, tune.params)().pairs, tune.too_long == "truncate"
+    return audit(data.kept, data.bundles, data.dropped, data.chat, facts, pairs=pairs, cut=cut)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from shinan.core.errors import ModelError, ShinanError
 from shinan.core.example import Message, assistant, system, user
 from shinan.core.hashing import derive_seed
 from shinan.models.endpoint import is_endpoint
+from shinan.models.family import context_of
 from shinan.models.generator import Completion, Generator, Request, Sampling
 from shinan.models.local import LocalGenerator
 from shinan.models.open import Terms, open_generator
@@ -81,7 +82,7 @@ def open_conversation(model: str, named: str | None, sampling: Sampling, *, seed
         generator=generator,
         chat=local.chat if local else None,
         sampling=sampling,
-        context=local.model.config.max_position_embeddings if local else None,
+        context=context_of(local.model) if local else None,
         seed=seed,
         opening=(system(opening),) if opening else (),
     )

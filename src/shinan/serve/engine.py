@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shinan.models.decode import DecodeLoop, Row
+from shinan.models.decode import Row
+from shinan.models.family import loop_of
 from shinan.models.reply import ReplyText
 from shinan.serve.reading import ReadToken, read
 
@@ -76,10 +77,10 @@ class Engine:
     """Decodes tickets, `slots` at a time; `queue` more may wait."""
 
     def __init__(self, model: Any, *, slots: int, queue: int) -> None:
-        """`model` is a transformers causal LM in eval mode."""
+        """`model` is a transformers model in eval mode."""
         self.slots, self.queue = slots, queue
         self._model = model
-        self._loop = DecodeLoop(model, slots=slots)
+        self._loop = loop_of(model, slots=slots)
         self._wake = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._reading: dict[Ticket, Iterator[list[ReadToken]]] = {}
@@ -216,6 +217,6 @@ class Engine:
         """End all that have a slot. The decode loop is made anew: a step that broke off left it half done."""
         tickets = [*self._reading, *self._running.values()]
         self._reading, self._running = {}, {}
-        self._loop = DecodeLoop(self._model, slots=self.slots)
+        self._loop = loop_of(self._model, slots=self.slots)
         for ticket in tickets:
             ticket.end("failed", why)

@@ -86,6 +86,9 @@ def completion_tickets(served: Served, body: CompletionBody, changed: Changed) -
         _check_room(served, len(ids), body.max_tokens, f"prompt.{number}" if several else "max_tokens")
         prompts.append(_Prompt(ids, body.max_tokens, stops=body.stops))
     read = body.logprobs if body.echo else None
+    if read is not None and served.chat.tokenizer.decoder_start is not None:
+        what = "an encoder reads the prompt, so that its tokens have no likelihood"
+        raise ConfigError([Problem(what, "echo", "leave out echo or logprobs")])
     return _tickets(served, body, prompts, changed, top=body.logprobs or 0, read=read)
 
 
@@ -101,7 +104,7 @@ def _tickets(
         for choice in range(body.n):
             reply = ReplyText(tokenizer, stop_ids=stop_ids, stops=prompt.stops, lead=prompt.lead)
             own = derive_seed(seed, "choice", choice) if choice else seed
-            row = Row(prompt.ids, sampling, own, reply.take, top=top)
+            row = Row(prompt.ids, sampling, own, reply.take, top=top, source=served.chat.source(prompt.ids))
             if prompt.schema:
                 row.filter = JsonFilter(tokenizer, stop_ids, prompt.schema, prompt.begun)
             made.append(Ticket(row, reply, changed, read))
@@ -115,12 +118,14 @@ def _encoded(served: Served, text: str | list[int], where: str) -> Sequence[int]
         if over := [token for token in text if token >= tokenizer.vocab_size]:
             what = f"the model has no token {over[0]}, only {tokenizer.vocab_size} of them"
             raise ConfigError([Problem(what, where, "encode the text with the model's own tokenizer")])
+        if tokenizer.decoder_start is not None:
+            what = "an encoder-decoder takes a text as prompt: as ids, its two sides could not be told apart"
+            raise ConfigError([Problem(what, where, "send the text")])
         return text
     _check_length(served, len(text), where)
-    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-    if not text and not begin:
+    if not (ids := served.chat.render_text(text)):
         raise ConfigError([Problem("an empty prompt is nothing to go on with", where, "give some text")])
-    return begin + tokenizer.encode(text)
+    return ids
 
 
 def _check_length(served: Served, characters: int, field: str) -> None:

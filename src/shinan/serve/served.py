@@ -10,6 +10,7 @@ from shinan.core.errors import ModelError
 from shinan.models.card import Card, load_card
 from shinan.models.chat import ChatFormat, chat_format, default_format
 from shinan.models.checkpoint import load_model
+from shinan.models.family import check_vocabulary, context_of
 from shinan.models.precision import default_device, probe_dtype
 from shinan.models.tokenizer import Tokenizer
 
@@ -21,7 +22,7 @@ class Served:
     Attributes:
         card: its name, licence and fingerprint.
         names: what requests may call it: its name, and how it was named when the server was started.
-        model: transformers causal LM in eval mode.
+        model: transformers model in eval mode.
         chat: how conversations are written; its stop ids end every reply.
         chats: whether the model was tuned to answer in that format, or it was asked for by name.
         context: tokens that the model can attend to.
@@ -61,8 +62,10 @@ def load_served(folder: Path, named: str | None = None, alias: str = "") -> Serv
     card = load_card(folder)
     device = default_device()
     model = load_model(folder, probe_dtype(device)).to(device)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(context, int):
+    context = context_of(model)
+    if context is None:
         raise ModelError("its config does not say how long its context is (max_position_embeddings)", where=str(folder))
     names = tuple(dict.fromkeys(filter(None, (card.name, alias))))
-    return Served(card, names, model, chat or default_format(Tokenizer.load(folder)), chat is not None, context)
+    written = chat or default_format(Tokenizer.load(folder))
+    check_vocabulary(model, written.tokenizer)
+    return Served(card, names, model, written, chat is not None, context)

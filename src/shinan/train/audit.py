@@ -43,17 +43,19 @@ def audit(
     chat: ChatFormat,
     facts: ModelFacts,
     *,
+    pairs: bool = False,
     cut: bool = False,
 ) -> list[Finding]:
     """Everything wrong with a dataset that `train.rows.tokenise` made into `bundles` and `dropped`.
 
-    `kept[i]` is the example of `bundles[i]`. `cut`: whether rows that were too long have lost the beginning of their
-    context. Findings come in the order of `RULES`; `refuse` raises those that stop a run.
+    `kept[i]` is the example of `bundles[i]`. `pairs`: whether a bundle is a chosen and a rejected row. `cut`: whether
+    rows that were too long have lost the beginning of their context. Findings come in the order of `RULES`; `refuse`
+    raises those that stop a run.
     """
     faults: dict[str, list[Fault]] = defaultdict(list)
     for example, verdict in dropped:
         faults[_reason(example, verdict)].append((example.row, verdict.detail))
-    examiner = _Examiner(chat, facts, cut)
+    examiner = _Examiner(chat, facts, cut, pairs)
     step = max(1, math.ceil(len(bundles) / _PROMPTS))
     for number, (example, bundle) in enumerate(zip(kept, bundles, strict=True)):
         for check, detail in examiner.faults(example, bundle, prompt=number % step == 0).items():
@@ -62,7 +64,7 @@ def audit(
         faults[check].append(fault)
     sample = _spread(kept)
     on_paths = _paths(chat, sample, chat.tokenizer.with_chat_template(chat.jinja), chat.name)
-    shares = {"too_long": _labels_lost(faults["too_long"], bundles, dropped, chat)} if faults["too_long"] else {}
+    shares = {"too_long": _labels_lost(faults["too_long"], bundles, dropped, chat, pairs)} if faults["too_long"] else {}
     looked = dict.fromkeys(_LEFT_OUT, len(bundles) + len(dropped)) | dict.fromkeys(on_paths, len(sample))
     looked |= dict.fromkeys(("prompt", "cut_context"), len(range(0, len(bundles), step)))
     return [
@@ -97,10 +99,12 @@ def _reason(example: Example, verdict: Verdict) -> str:
     return "not_renderable" if turns and turns == due else "role_order"
 
 
-def _labels_lost(long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped, chat: ChatFormat) -> float:
+def _labels_lost(
+    long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped, chat: ChatFormat, pairs: bool
+) -> float:
     """The share of all labels that rows which are too long held; the first fault is made to tell it."""
-    rows = max(map(len, bundles), default=1)
-    texts = [turns for example, v in dropped if v.reason == "too_long" for turns in _conversations(example, rows)]
+    long_ = [example for example, verdict in dropped if verdict.reason == "too_long"]
+    texts = [turns for example in long_ for turns in _conversations(example, chat, pairs)]
     lost = sum(sum(chat.render(turns).mask) for turns in texts)
     share = lost / (lost + sum(row.labelled for bundle in bundles for row in bundle))
     first, detail = long[0]
@@ -108,12 +112,12 @@ def _labels_lost(long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped,
     return share
 
 
-def _conversations(example: Example, rows: int) -> list[Messages]:
-    """The conversation of each row of a bundle: the example's own; of a preference, chosen and rejected, of which only
-    the last turns are trained.
+def _conversations(example: Example, chat: ChatFormat, pairs: bool) -> list[Messages]:
+    """The conversation of each row of a bundle: the example's own, or each of its replies if an encoder reads the
+    prompt; of a preference, chosen and rejected, of which only the last turns are trained.
     """
-    if rows == 1:
-        return [example.messages]
+    if not pairs:
+        return chat.split(example.messages)
     prompt = [replace(turn, train=False) for turn in example.prompt]
     rejected = [replace(turn, train=turn.role == "assistant") for turn in example.rejected]
     return [[*prompt, replace(example.messages[-1], train=True)], [*prompt, *rejected]]
@@ -127,15 +131,7 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
 def _of_the_model(chat: ChatFormat, facts: ModelFacts) -> Iterator[tuple[str, Fault]]:
     """What is wrong whatever the rows are."""
     tokenizer, where = chat.tokenizer, f"chat format {chat.name}"
-    named = {tokenizer.pad_id, *chat.stop_ids, *(i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None)}
-    beyond = [id_ for id_ in tokenizer.specials.values() if id_ >= facts.embeddings]
-    spare = tokenizer.vocab_size - facts.embeddings - len(beyond)  # text never becomes a special token
-    if strange := sorted(id_ for id_ in named if id_ >= facts.embeddings):
-        names = tokenizer.decode(strange, keep_special=True)
-        what = f"the tokenizer's {names} has id {strange[0]}, the model has {facts.embeddings} embeddings"
-        yield "specials_known", (where, what)
-    elif spare > 0:
-        what = f"the tokenizer writes {tokenizer.vocab_size} tokens, the model has {facts.embeddings} embeddings"
+    if what := tokenizer.beyond(facts.embeddings, chat.stop_ids):
         yield "specials_known", (where, what)
     if facts.unlearnable:
         end = tokenizer.decode(chat.stop_ids[:1], keep_special=True)
@@ -148,7 +144,7 @@ def _paths(chat: ChatFormat, sample: Sequence[Example], tokenizer: Tokenizer, na
     `tokenizer`'s template, write otherwise than `chat`.
     """
     faults: dict[str, list[Fault]] = defaultdict(list)
-    for check, path in (("format", name), ("template", "tokenizer")):
+    for check, path in (("format", name), *([("template", "tokenizer")] if chat.jinja else [])):
         try:
             other = chat_format(path, tokenizer)
         except ModelError as error:
@@ -184,6 +180,7 @@ class _Examiner:
         chat: the format that the rows were written in.
         facts: the model's sizes.
         cut: whether a row may lack tokens after its first, where its context was too long.
+        pairs: whether a bundle is a chosen and a rejected row.
         layouts: the special tokens that a conversation of some shape consists of.
         seen: {content id: row id} of the examples so far.
     """
@@ -191,13 +188,14 @@ class _Examiner:
     chat: ChatFormat
     facts: ModelFacts
     cut: bool
+    pairs: bool
     layouts: dict[tuple[tuple[str, bool | None], ...], list[int]] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
 
     def faults(self, example: Example, bundle: Bundle, *, prompt: bool) -> Mapping[str, str]:
         """{check: particulars} of what is wrong with an example; prompts are written anew only with `prompt`."""
         told = dict(self._content(example, bundle[0].weight))
-        for turns, row in zip(_conversations(example, len(bundle)), bundle, strict=True):
+        for turns, row in zip(_conversations(example, self.chat, self.pairs), bundle, strict=True):
             for check, detail in (*self._ids(turns, row), *self._labels(turns, row)):
                 told.setdefault(check, detail)
             if prompt and "turns" not in told:
@@ -225,8 +223,9 @@ class _Examiner:
             yield "bos_missing", f"it begins with {self._shown(row.ids[:3])}"
         if (largest := max(row.ids)) >= self.facts.embeddings:
             yield "vocabulary", f"id {largest}, with {self.facts.embeddings} embeddings"
-        if self.facts.context is not None and len(row.ids) > self.facts.context:
-            yield "context", f"{len(row.ids)} > {self.facts.context} tokens"
+        longest = max(row.source, len(row.ids) - row.source)  # an encoder has as much room as its decoder
+        if self.facts.context is not None and longest > self.facts.context:
+            yield "context", f"{longest} > {self.facts.context} tokens"
         special = [id_ for id_ in row.ids if id_ in self._specials]
         if not self._fits(special, due := self._layout(turns)):
             yield "special", f"{self._shown(special)} in place of {self._shown(due)}"

@@ -28,6 +28,7 @@ from shinan.core.hashing import derive_seed
 from shinan.core.progress import Progress, progress
 from shinan.models.chat import ChatFormat
 from shinan.models.decoder import Decoder
+from shinan.models.family import decoder_of
 from shinan.models.forest import Bundle
 from shinan.models.memory import give_back_freed_memory, keep_freed_memory
 from shinan.train import ranks
@@ -126,7 +127,7 @@ def fit(
     keep_freed_memory()
     with divided(model, divides(model, settings, places.plan, key)):
         masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
-        with Decoder(model, sinks=masters.sinks) as decoder:
+        with decoder_of(model, masters.sinks) as decoder:
             run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat)
             steps = list(plan_bundles(run.bundles, settings, seed))
             _rewind(places.metrics, run.scalars.step)

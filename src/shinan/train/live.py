@@ -19,8 +19,9 @@ import torch
 from shinan.core.dataset import write_atomic, writing
 from shinan.core.errors import RunError
 from shinan.models.chat import ChatFormat
-from shinan.models.decode import DecodeLoop, Row
+from shinan.models.decode import Row
 from shinan.models.decoder import Decoder
+from shinan.models.family import decode
 from shinan.models.forest import Bundle
 from shinan.models.generator import Sampling
 from shinan.models.memory import used_memory
@@ -105,15 +106,11 @@ class Live:
             return
         rows, texts = [], []
         for bundle in bundles[: self._settings.sample.prompts]:
-            start = bundle[0].mask.index(True)
+            start = bundle[0].source or bundle[0].mask.index(True)
             text = ReplyText(self._chat.tokenizer, stop_ids=self._chat.stop_ids, stops=self._chat.stop_strings)
             rows.append(Row(bundle[0].ids[:start], Sampling(max_new_tokens=_REPLY), 0, text.take))
             texts.append((bundle[0], start, text))
-        loop = DecodeLoop(self._decoder.model, slots=8)
-        for row in rows:
-            loop.add(row)
-        while not loop.idle:
-            loop.step()
+        decode(self._decoder.model, rows)
         if ranks.rank():  # where blocks are divided, all must compute the replies
             return
         path = self._folder / SAMPLES

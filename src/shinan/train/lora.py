@@ -9,9 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from shinan.core.hashing import derive_seed
+from shinan.models.family import is_encoder_decoder
 from shinan.train.settings import LoraSettings
 
-_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj", "query_key_value", "c_attn"]
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj", "query_key_value", "c_attn", "out_proj", "q", "k", "v", "o"]
 
 
 def wrap(model: Any, settings: LoraSettings, seed: int) -> Any:
@@ -23,7 +24,7 @@ def wrap(model: Any, settings: LoraSettings, seed: int) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=attention if settings.targets == "attention" else "all-linear",
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a renamed attribute

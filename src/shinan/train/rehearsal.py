@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shinan.models.decoder import Decoder
-from shinan.models.forest import Bundle, computed
+from shinan.models.family import decoder_of
+from shinan.models.forest import Bundle
 from shinan.models.memory import keep_freed_memory
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
@@ -46,10 +47,10 @@ def rehearse(
     trained, held = split([bundle[0].row for bundle in bundles], settings.validation, seed)
     rows, held_out = [bundles[i] for i in trained], [bundles[i] for i in held]
     steps = [[rows[i] for i in step] for step in plan_bundles(rows, settings, seed)]
-    rehearsed = [*steps[:_STEPS], max(steps, key=computed)]  # the largest one, for its memory
     keep_freed_memory()
     masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
-    with Decoder(model, sinks=masters.sinks) as decoder:
+    with decoder_of(model, masters.sinks) as decoder:
+        rehearsed = [*steps[:_STEPS], max(steps, key=decoder.computed)]  # the largest one, for its memory
         cost = _Cost(decoder)
         objective.prepare(decoder, [bundle for step in rehearsed for bundle in step] + held_out, 2048)
         model.train()
@@ -73,12 +74,13 @@ class _Cost:
     """A step's multiplications: the blocks' weights for each computed token, the head's for each labelled one."""
 
     def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
         self._head = decoder.head.weight.numel()
         self._blocks = sum(parameter.numel() for parameter in decoder.model.parameters()) - self._head
 
     def __call__(self, step: Sequence[Bundle]) -> float:
         labelled = sum(row.labelled for bundle in step for row in bundle)
-        return float(self._blocks * computed(step) + self._head * labelled)
+        return float(self._blocks * self._decoder.computed(step) + self._head * labelled)
 
 
 def _step(

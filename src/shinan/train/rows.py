@@ -32,7 +32,8 @@ def tokenise(
     too_long: TooLong = "drop",
     pairs: bool = False,
 ) -> tuple[list[Bundle], list[tuple[Example, Verdict]]]:
-    """Render every example into ids and mask: one row, or with `pairs` its chosen and its rejected row.
+    """Render every example into ids and mask: one row (one for each trained reply, if an encoder reads the prompt), or
+    with `pairs` its chosen and its rejected row.
 
     Returns the bundles, and the examples that cannot be trained on, each with its verdict (`too_long`, `no_label`,
     `no_pair`, `not_renderable`). An answer is never cut, for one without its end would teach not to stop: what is
@@ -47,7 +48,8 @@ def tokenise(
             bundle = _bundle(example, chat, pairs)
             size = max(len(row.ids) for row in bundle)
             if size > max_tokens and too_long == "truncate":
-                bundle = _shorten(bundle, size - max_tokens)
+                alike = [bundle] if pairs else [(row,) for row in bundle]  # a pair keeps the prompt that it shares
+                bundle = tuple(row for rows in alike for row in _shorten(rows, max_tokens))
             elif size > max_tokens:
                 raise _Unfit("too_long", f"{size} > {max_tokens} tokens")
             bundles.append(bundle)
@@ -62,7 +64,7 @@ def tokenise(
 
 def _bundle(example: Example, chat: ChatFormat, pairs: bool) -> Bundle:
     if not pairs:
-        return (_row(example, example.messages, chat),)
+        return tuple(_row(example, messages, chat) for messages in chat.split(example.messages))
     if not example.rejected or example.reply is None:
         raise _Unfit("no_pair", "it has no rejected reply beside the chosen one")
     # Of a pair, only the two last turns differ, and only they are compared.
@@ -82,18 +84,28 @@ def _row(example: Example, messages: Sequence[Message], chat: ChatFormat) -> Tok
         raise _Unfit("not_renderable", error.what) from error
     if not any(rendered.mask):
         raise _Unfit("no_label", "no turn of it is trained")
-    return TokenRow(rendered.ids, rendered.mask, example.weight, example.row, example.task)
+    source = chat.source(rendered.ids)
+    return TokenRow(rendered.ids, rendered.mask, example.weight, example.row, example.task, source)
 
 
-def _shorten(bundle: Bundle, excess: int) -> Bundle:
-    """Leave out `excess` tokens of what the rows share before their first label, the first token (BOS) kept."""
-    context = min(row.mask.index(True) for row in bundle) - 1
+def _shorten(bundle: Bundle, max_tokens: int) -> Bundle:
+    """Leave out what is too much of what the rows share before their first label.
+
+    The first token (BOS) is kept; of what an encoder reads, the last one (its end) too.
+    """
+    size = max(len(row.ids) for row in bundle)
+    excess = max(0, size - max_tokens)
+    context = min((row.source or row.mask.index(True) + 1) for row in bundle) - 2
     if context < excess:
-        size = max(len(row.ids) for row in bundle)
         raise _Unfit("too_long", f"{size} tokens, of which only {context} are context that could be cut")
     gone = slice(1, 1 + excess)
     return tuple(
-        replace(row, ids=row.ids[:1] + row.ids[gone.stop :], mask=row.mask[:1] + row.mask[gone.stop :])
+        replace(
+            row,
+            ids=row.ids[:1] + row.ids[gone.stop :],
+            mask=row.mask[:1] + row.mask[gone.stop :],
+            source=row.source and row.source - excess,
+        )
         for row in bundle
     )
 

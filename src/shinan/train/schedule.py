@@ -19,9 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import TrainingError
-from shinan.models.batch import batch_of
 from shinan.models.decoder import Decoder, blocks
-from shinan.models.forest import Bundle, computed, pack
+from shinan.models.forest import Bundle
 from shinan.train import ranks
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
@@ -102,7 +101,7 @@ def _undivided(model: Any, settings: TuneSettings) -> str:
         return f"the state of tune.optimiser: {settings.optimiser}"
     if settings.compile == "on":
         return "blocks that are compiled (tune.compile: on)"
-    if not all(weight.is_floating_point() for block in blocks(model) for weight in block.parameters()):
+    if not all(weight.is_floating_point() for stack in blocks(model) for weight in stack.parameters()):
         return "quantised weights"
     return ""
 
@@ -139,10 +138,11 @@ def decide(
     Raises TrainingError if one bundle's activations (a whole step's, for `lomo`) will not fit into memory, even
     computed twice, or `lomo` is not allowed a step's tokens.
     """
-    probe = _measure(decoder, objective, _first(steps), masters)
-    tokens = sum(computed(step) for step in steps)
+    probe = _measure(decoder, objective, _first(decoder, steps), masters)
+    tokens = sum(decoder.computed(step) for step in steps)
     whole = settings.optimiser == "lomo"  # which cannot divide a step
-    longest = max(computed(part) for step in steps for part in ([step] if whole else [[bundle] for bundle in step]))
+    parts = (part for step in steps for part in ([step] if whole else [[bundle] for bundle in step]))
+    longest = max(map(decoder.computed, parts))
     if whole and settings.micro_tokens and settings.micro_tokens < longest:
         raise TrainingError(
             f"lomo computes a step in one forward pass: {longest} tokens, and tune.micro_tokens is less",
@@ -183,9 +183,9 @@ class _Probe:
     free_bytes: int
 
 
-def _first(steps: Sequence[Sequence[Bundle]]) -> Sequence[Bundle]:
+def _first(decoder: Decoder, steps: Sequence[Sequence[Bundle]]) -> Sequence[Bundle]:
     """As many of the first step's bundles as fill the probe's forest."""
-    return [steps[0][index] for index in pack(steps[0], _PROBE)[0]]
+    return [steps[0][index] for index in decoder.pack(steps[0], _PROBE)[0]]
 
 
 def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], masters: Masters) -> _Probe:
@@ -202,7 +202,7 @@ def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], 
 
     own = [parameter for parameter in decoder.model.parameters() if not isinstance(parameter, DTensor)]
     weights = {parameter.untyped_storage().data_ptr() for parameter in own}
-    batch = batch_of(bundles, decoder.device, decoder.backend)
+    batch = decoder.batch(bundles)
     count = objective.count(bundles)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = objective.loss(decoder, bundles, batch, count)
@@ -213,7 +213,7 @@ def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], 
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     masters.zero()
-    size = batch.ids.numel()
+    size = batch.computed
     activations = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
     return _Probe(seconds / size, max(1, activations // size), free)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from shinan.models.decoder import blocks
@@ -32,14 +32,13 @@ def divided(model: Any, divide: bool) -> Iterator[None]:
     if not divide:
         yield
         return
-    own = blocks(model)
-    waiting = list(own)
-    for index, block in enumerate(waiting):
-        own[index] = _divide(block)
+    waiting = [(stack, index, block) for stack in blocks(model) for index, block in enumerate(stack)]
+    for stack, index, block in waiting:
+        stack[index] = _divide(block)
     yield
-    for index, block in enumerate(waiting):
-        _fill(block, own[index])
-        own[index] = block
+    for stack, index, block in waiting:
+        _fill(block, stack[index])
+        stack[index] = block
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -53,7 +52,7 @@ def like(local: Tensor, parameter: DTensor) -> DTensor:
     return DTensor.from_local(local, mesh, placements, shape=parameter.shape, stride=parameter.stride())
 
 
-def _divide(block: nn.Module) -> FSDPModule:
+def _divide(block: nn.Module) -> Any:
     """A copy of the block, divided; the block itself is left without memory."""
     first = next(block.parameters())
     # Attention is chosen in the config, which all blocks share.

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from shinan.core.errors import TrainingError
-from shinan.models.batch import batch_of
 from shinan.models.decoder import Decoder
-from shinan.models.forest import Bundle, pack
+from shinan.models.forest import Bundle
 from shinan.train import ranks
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
@@ -37,7 +36,7 @@ def add_gradients(
     """
     loss = torch.zeros((), dtype=torch.float64, device=decoder.device)
     computed = torch.zeros((), dtype=torch.int64, device=decoder.device)
-    forests = pack(bundles, capacity)
+    forests = decoder.pack(bundles, capacity)
     if not masters.kept and max(len(forests), ranks.count()) > 1:
         raise TrainingError(
             f"lomo keeps no gradients to add up: a step must be one forward pass, and this one is {len(forests)} of up "
@@ -45,11 +44,11 @@ def add_gradients(
             fix="raise tune.micro_tokens or lower tune.batch_size, and tune in one process",
         )
     for part, count in _share(forests, bundles, objective):
-        batch = batch_of(part, decoder.device, decoder.backend)
+        batch = decoder.batch(part)
         share = objective.loss(decoder, part, batch, count)
         share.backward()  # type: ignore[no-untyped-call]
         loss += float(share.detach())
-        computed += batch.ids.numel() if count < math.inf else 0
+        computed += batch.computed if count < math.inf else 0
     ranks.total(loss, computed)
     masters.add_up()
     return Summed(float(loss), int(computed))
@@ -59,8 +58,8 @@ def add_gradients(
 def mean_loss(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], capacity: int) -> float:
     """The mean loss of bundles, without gradients; ranks divide the forests."""
     total = torch.zeros((), dtype=torch.float64, device=decoder.device)
-    for part, count in _share(pack(bundles, capacity), bundles, objective):
-        batch = batch_of(part, decoder.device, decoder.backend)
+    for part, count in _share(decoder.pack(bundles, capacity), bundles, objective):
+        batch = decoder.batch(part)
         total += float(objective.loss(decoder, part, batch, count))
     ranks.total(total)
     return float(total)
