@@ -57,10 +57,10 @@ def test_the_share_of_the_peak(
     assert lines
     for line in lines:
         flop = block * line["computed_tokens"] + last * line["labelled_tokens"]
-        # the line's seconds are rounded to a millisecond, so the two rates give the time they were taken with
-        seconds = line["labelled_tokens"] / line["labelled_tokens_per_second"]
-        assert line["flop_share"] == pytest.approx(flop / seconds / 1e9, rel=0.02, abs=1e-4)
-        assert seconds == pytest.approx(line["seconds"], abs=0.002)
+        rounded = 0.0006 / line["seconds"]  # the line tells milliseconds
+        speed = line["labelled_tokens"] / line["seconds"]
+        assert line["labelled_tokens_per_second"] == pytest.approx(speed, rel=rounded, abs=0.06)
+        assert line["flop_share"] == pytest.approx(flop / line["seconds"] / 1e9, rel=rounded, abs=1e-4)
         assert 50e6 < line["memory_bytes"] < 100e9
 
 
