@@ -7,7 +7,7 @@ for each forward pass, most of it zeros, costs more than the rest of a small mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from shinan.core.errors import ModelError
 from shinan.models.attention import NAME, Attends, Backend
-from shinan.models.batch import Batch
+from shinan.models.batch import Batch, batch_of
+from shinan.models.forest import Bundle, lengths
 from shinan.models.head import Head
+from shinan.models.virtual import Virtual
 
 # What some models do to their logits after the head, by its name in their configs: Cohere, Granite, Falcon-H1,
 # Muse, RecurrentGemma, xLSTM.
@@ -62,10 +64,18 @@ class Decoder:
         body: it without its head.
         head: its head.
         positions: how many positions it has learned; None if it computes them.
+        virtual: what stands before every text.
     """
 
-    def __init__(self, model: Any, backend: Backend | None = None, sinks: Mapping[nn.Parameter, Tensor] | None = None):
-        """Take a model, a back end for attention (None: the device's) and fp32 sinks for its large gradients.
+    def __init__(
+        self,
+        model: Any,
+        backend: Backend | None = None,
+        sinks: Mapping[nn.Parameter, Tensor] | None = None,
+        noise: float = 0.0,
+    ):
+        """Take a model, a back end for attention (None: the device's), fp32 sinks for its large gradients, and the
+        alpha of noise on its embeddings in training (see `_noisy`).
 
         Raises ModelError where the forest's maths would not be the model's: a head with a bias, scaled logits,
         attention with soft-caps, ALiBi or in both directions.
@@ -85,6 +95,8 @@ class Decoder:
         self._own_attention: str = self.lm.config._attn_implementation
         learned = getattr(self.body, "wpe", None)
         self.positions: int | None = None if learned is None else learned.num_embeddings
+        self.virtual = Virtual(model)
+        self._noise = noise
 
     def __enter__(self) -> Self:
         self.lm.config._attn_implementation = NAME
@@ -98,16 +110,20 @@ class Decoder:
         if checkpoint:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
         if compiled:
-            for layer in _layers(self.body):
-                layer.compile(dynamic=True)
+            for block in blocks_of(self.lm):
+                block.compile(dynamic=True)
+
+    def batch(self, bundles: Sequence[Bundle]) -> Batch:
+        """The forest of all rows of the bundles, for this model."""
+        return batch_of(bundles, self.device, self.backend, self.virtual.ids)
 
     def states(self, batch: Input) -> Tensor:
         """[n, d] final hidden states at the supervised positions, or wherever they are wanted."""
         hidden = self.body(
-            inputs_embeds=self._embed(batch.ids),
+            inputs_embeds=self._embed(batch),
             position_ids=batch.layout.depths[None],
             use_cache=False,
-            layout=batch.layout,
+            layout=self.virtual.before(batch.ids, batch.layout),
         ).last_hidden_state
         return hidden[0].index_select(0, batch.positions)  # type: ignore[no-any-return]
 
@@ -120,7 +136,23 @@ class Decoder:
         """Log-probabilities [n] of the batch's targets, without gradient."""
         return self.head.log_probs(self.states(batch), batch.targets)
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(self, batch: Input) -> Tensor:
+        embedded = self._looked_up(batch.ids.clamp_min(0) if self.virtual.ids else batch.ids)
+        if self._noise and self.model.training and isinstance(batch, Batch):
+            embedded = self._noisy(embedded, batch)
+        return self.virtual.embedded(batch.ids, embedded)
+
+    def _noisy(self, embedded: Tensor, batch: Batch) -> Tensor:
+        """NEFTune (arXiv 2310.05914, algorithm 1): plus uniform noise in (-1, 1) * alpha / sqrt(length * width).
+
+        The length is that of the longest row which a token is part of: rows that share it share its noise.
+        """
+        length = torch.from_numpy(lengths(batch.layout.forest)).to(embedded.device) - len(self.virtual.ids)
+        size = self._noise * (length * embedded.shape[-1]) ** -0.5
+        noise = torch.rand(embedded.shape, device=embedded.device).mul_(2).sub_(1)
+        return embedded + (noise * size[:, None]).to(embedded.dtype)
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
         scale = getattr(self._embedding, "embed_scale", None)
         if self._sink is None or not torch.is_grad_enabled():
             return self._embedding(ids)  # type: ignore[no-any-return]
@@ -144,8 +176,9 @@ class _Lookup(torch.autograd.Function):
         return None, None, None
 
 
-def _layers(body: Any) -> Any:
-    """The blocks: they share one compiled code, for each kind of attention."""
+def blocks_of(lm: Any) -> Any:
+    """The blocks of a causal LM, the lowest first: they share one compiled code, for each kind of attention."""
+    body = getattr(lm, lm.base_model_prefix)
     return body.h if hasattr(body, "h") else body.layers
 
 

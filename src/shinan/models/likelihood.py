@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from shinan.models.batch import Batch, batch_of
+from shinan.models.batch import Batch
 from shinan.models.decoder import Decoder
 from shinan.models.forest import TokenRow, pack
 from shinan.models.generator import Likelihood
@@ -27,7 +27,7 @@ def likelihoods(decoder: Decoder, questions: Sequence[Sequence[Continuation]]) -
     found: dict[int, tuple[Likelihood, ...]] = {}
     with decoder:
         for inside in pack(bundles, _CAPACITY):
-            batch = batch_of([bundles[index] for index in inside], decoder.device, decoder.backend)
+            batch = decoder.batch([bundles[index] for index in inside])
             found |= zip(inside, _judge(decoder, batch), strict=True)
     return [found[index] for index in range(len(questions))]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,17 +29,18 @@ from shinan.evaluate.run import Ask, as_items, evaluate
 from shinan.evaluate.samples import Sample, read_samples
 from shinan.models.card import load_card
 from shinan.models.chat import ChatFormat, chat_format
-from shinan.models.checkpoint import load_model, save_model
+from shinan.models.checkpoint import load_model, save_adapter, save_model
 from shinan.models.forest import Bundle
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
 from shinan.recipe.plan import Kind, Setting, Stage, rows_stage
-from shinan.recipe.schema import EvalTask, Recipe, bound
-from shinan.train import lora
+from shinan.recipe.schema import EvalTask, Recipe, Use, bound
+from shinan.train import methods
 from shinan.train.audit import audit, audit_saved
 from shinan.train.engine import Places, fit
 from shinan.train.facts import facts_of
 from shinan.train.findings import Finding, refuse
+from shinan.train.replay import Replay, text_rows
 from shinan.train.rows import tokenise
 
 PLAIN = "plain"  # the style a base model is asked in beside the tuned template
@@ -94,10 +94,19 @@ def _items(room: Room, stage: Stage, out: Path) -> Outcome:
 
 
 def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
+    return _cleaned(room, stage, out, room.recipe.curate)
+
+
+def _replay(room: Room, stage: Stage, out: Path) -> Outcome:
+    return _cleaned(room, stage, out, [])
+
+
+def _cleaned(room: Room, stage: Stage, out: Path, uses: Sequence[Use]) -> Outcome:
+    """The rows of the build stages it needs that pass the checks, have licences that may be, and are no item's."""
     # Memory grows with the rows here, and again where they are tokenised: a check judges them all at once.
     rows = [row for need in stage.needs if need.startswith("build.") for row in iter_rows(room.stage(need))]
     items = [row for need in stage.needs if need.startswith("items.") for row in read_rows(room.stage(need))]
-    checks = [(use.use, bound("check", use)()) for use in room.recipe.curate]
+    checks = [(use.use, bound("check", use)()) for use in uses]
     if forbid := room.recipe.licences.forbid:
         checks.insert(0, ("licences", licences(forbid)))
     rule = room.recipe.decontaminate
@@ -109,7 +118,7 @@ def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
         reasons = ", ".join(f"{reason} {n}" for reason, n in tally.dropped.most_common(5))
         raise DataError(
             f"no row is left after curation: {tally.seen} seen, dropped for {reasons or 'nothing'}",
-            where="curate",
+            where=stage.id,
             fix="loosen the check that drops most, or add data",
         )
     return Outcome(tally.to_dict(), {"licences": describe(Counter(row.provenance.licence for row in kept))})
@@ -170,14 +179,13 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     objective = bind("objective", settings.objective, settings.params)()
     checkpoints = room.folder / "checkpoints"
     places = Places(checkpoints / "states", room.folder / "metrics.jsonl", room.folder / "plan.json")
-    with loaded(room.model, room.setting) as model:
-        if settings.method == "lora":
-            model = lora.wrap(model, settings.adapter, room.recipe.seed)
-        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=room.recipe.seed, places=places)
+    with loaded(room.model, room.setting) as loaded_model:
+        model, seed = methods.wrap(loaded_model, settings, room.recipe.seed), room.recipe.seed
+        beside = replay(room, data.chat.tokenizer)
+        fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=seed, places=places, replay=beside)
         for which in ("last", "best"):
             fitted.restore(which)
-            whole = lora.merge(copy.deepcopy(model)) if settings.method == "lora" else model
-            _save(room, whole, data, checkpoints / which)
+            _save(room, model, data, checkpoints / which)
     facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json", by_alias=True)}
     saved = [path for which in ("last", "best") for path in sorted((checkpoints / which).rglob("*"))]
     files = [_outside(path, room) for path in saved if path.is_file()]
@@ -185,11 +193,16 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
 
 
 def _save(room: Room, model: Any, data: Supervised, folder: Path) -> None:
-    """Write a checkpoint as a whole model, and check that it stops and is prompted as it was trained."""
-    chat = data.chat
+    """Write a checkpoint, whole or as an adapter, and check that it stops and is prompted as it was trained."""
+    chat, settings, parents = data.chat, room.recipe.tune, [load_card(room.model)]
     with new_folder(folder) as beside:
         name = f"{room.recipe.name}/{folder.name}"
-        save_model(beside, model, chat.tokenizer, chat, name=name, parents=[load_card(room.model)])
+        if methods.is_adapter(settings):
+            base = base_reference(room.recipe.model, room.model)
+            save_adapter(beside, model, chat.tokenizer, chat, name=name, base=base, parents=parents)
+        else:
+            whole = methods.whole(model, settings)
+            save_model(beside, whole, chat.tokenizer, chat, name=name, parents=parents)
         refuse(audit_saved(beside, chat, data.kept))
 
 
@@ -208,6 +221,7 @@ WORK: Mapping[Kind, Callable[[Room, Stage, Path], Outcome]] = {
     "items": _items,
     "curate": _curate,
     "mix": _mix,
+    "replay": _replay,
     "audit": _audit,
     "before": _before,
     "tune": _tune,
@@ -238,17 +252,38 @@ def supervised(room: Room, examples: Sequence[Example]) -> Supervised:
     tune = room.recipe.tune
     chat = chat_format(room.setting.chat, Tokenizer.load(room.model))
     pairs = bind("objective", tune.objective, tune.params)().pairs
-    bundles, dropped = tokenise(examples, chat, tune.max_tokens, too_long=tune.too_long, pairs=pairs)
+    size, long = tune.max_tokens, tune.too_long
+    bundles, dropped = tokenise(examples, chat, size, too_long=long, pairs=pairs, loss=tune.loss, weights=tune.weights)
     lost = {id(example) for example, _ in dropped}
     return Supervised(chat, [example for example in examples if id(example) not in lost], bundles, dropped)
 
 
 def examine(room: Room, data: Supervised) -> list[Finding]:
-    """Everything that is wrong with the supervision (see `train.audit`)."""
+    """Everything that is wrong with the supervision (see `train.audit`).
+
+    Raises what `methods.check` raises where the settings do not fit the model.
+    """
     tune = room.recipe.tune
     with loaded(room.model, room.setting) as model:
-        facts = facts_of(model, data.chat, frozen=tune.method == "lora")
-    return audit(data.kept, data.bundles, data.dropped, data.chat, facts, cut=tune.too_long == "truncate")
+        methods.check(model, tune)
+        frozen, before = not methods.trains_head(model, tune), methods.virtual_tokens(tune)
+        facts = facts_of(model, data.chat, frozen=frozen, before=before)
+    cut = tune.too_long == "truncate"
+    return audit(data.kept, data.bundles, data.dropped, data.chat, facts, cut=cut, loss=tune.loss)
+
+
+def replay(room: Room, tokenizer: Tokenizer) -> Replay | None:
+    """The text that is learned beside the rows, if the recipe asks for any."""
+    tune = room.recipe.tune
+    if tune.replay is None:
+        return None
+    texts = text_rows(iter_rows(room.stage("replay")), tokenizer, tune.max_tokens)
+    return Replay(texts, tune.replay.gamma, tune.replay.rows or tune.batch_size, room.recipe.seed)
+
+
+def base_reference(ref: str, folder: Path) -> str:
+    """What an adapter calls its base: the recipe's reference, or the whole path of a folder on this machine."""
+    return str(folder.resolve()) if Path(ref).expanduser().is_dir() else ref
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from shinan.models.rendering import ChatFormat
 from shinan.models.tokenizer import Tokenizer
 from shinan.train.facts import ModelFacts
 from shinan.train.findings import RULES, Fault, Finding, finding
+from shinan.train.rows import Loss, taught
 
 Dropped = Sequence[tuple[Example, Verdict]]
 
@@ -44,16 +45,18 @@ def audit(
     facts: ModelFacts,
     *,
     cut: bool = False,
+    loss: Loss = "all",
 ) -> list[Finding]:
     """Everything wrong with a dataset that `train.rows.tokenise` made into `bundles` and `dropped`.
 
     `kept[i]` is the example of `bundles[i]`. `cut`: whether rows that were too long have lost the beginning of their
-    context. Findings come in the order of `RULES`; `refuse` raises those that stop a run.
+    context. `loss`: which trained turns are trained (see `train.rows.taught`). Findings come in the order of `RULES`;
+    `refuse` raises those that stop a run.
     """
     faults: dict[str, list[Fault]] = defaultdict(list)
     for example, verdict in dropped:
         faults[_reason(example, verdict)].append((example.row, verdict.detail))
-    examiner = _Examiner(chat, facts, cut)
+    examiner = _Examiner(chat, facts, cut, loss)
     step = max(1, math.ceil(len(bundles) / _PROMPTS))
     for number, (example, bundle) in enumerate(zip(kept, bundles, strict=True)):
         for check, detail in examiner.faults(example, bundle, prompt=number % step == 0).items():
@@ -62,7 +65,7 @@ def audit(
         faults[check].append(fault)
     sample = _spread(kept)
     on_paths = _paths(chat, sample, chat.tokenizer.with_chat_template(chat.jinja), chat.name)
-    shares = {"too_long": _labels_lost(faults["too_long"], bundles, dropped, chat)} if faults["too_long"] else {}
+    shares = {"too_long": _labels_lost(faults["too_long"], bundles, dropped, chat, loss)} if faults["too_long"] else {}
     looked = dict.fromkeys(_LEFT_OUT, len(bundles) + len(dropped)) | dict.fromkeys(on_paths, len(sample))
     looked |= dict.fromkeys(("prompt", "cut_context"), len(range(0, len(bundles), step)))
     return [
@@ -97,10 +100,11 @@ def _reason(example: Example, verdict: Verdict) -> str:
     return "not_renderable" if turns and turns == due else "role_order"
 
 
-def _labels_lost(long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped, chat: ChatFormat) -> float:
+def _labels_lost(long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped, chat: ChatFormat, loss: Loss) -> float:
     """The share of all labels that rows which are too long held; the first fault is made to tell it."""
     rows = max(map(len, bundles), default=1)
-    texts = [turns for example, v in dropped if v.reason == "too_long" for turns in _conversations(example, rows)]
+    long_rows = [example for example, verdict in dropped if verdict.reason == "too_long"]
+    texts = [turns for example in long_rows for turns in _conversations(example, rows, loss)]
     lost = sum(sum(chat.render(turns).mask) for turns in texts)
     share = lost / (lost + sum(row.labelled for bundle in bundles for row in bundle))
     first, detail = long[0]
@@ -108,12 +112,12 @@ def _labels_lost(long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped,
     return share
 
 
-def _conversations(example: Example, rows: int) -> list[Messages]:
+def _conversations(example: Example, rows: int, loss: Loss) -> list[Messages]:
     """The conversation of each row of a bundle: the example's own; of a preference, chosen and rejected, of which only
     the last turns are trained.
     """
     if rows == 1:
-        return [example.messages]
+        return [taught(example.messages, loss)]
     prompt = [replace(turn, train=False) for turn in example.prompt]
     rejected = [replace(turn, train=turn.role == "assistant") for turn in example.rejected]
     return [[*prompt, replace(example.messages[-1], train=True)], [*prompt, *rejected]]
@@ -140,7 +144,10 @@ def _of_the_model(chat: ChatFormat, facts: ModelFacts) -> Iterator[tuple[str, Fa
     if facts.unlearnable:
         end = tokenizer.decode(chat.stop_ids[:1], keep_special=True)
         what = f"the format ends a reply with {end}, which the model was never trained on ({facts.unlearnable}); "
-        yield "unlearnable", (where, what + "LoRA leaves those weights as they are, so it cannot learn to stop there")
+        yield (
+            "unlearnable",
+            (where, what + "the method leaves those weights as they are, so it cannot learn to stop there"),
+        )
 
 
 def _paths(chat: ChatFormat, sample: Sequence[Example], tokenizer: Tokenizer, name: str) -> dict[str, list[Fault]]:
@@ -184,6 +191,7 @@ class _Examiner:
         chat: the format that the rows were written in.
         facts: the model's sizes.
         cut: whether a row may lack tokens after its first, where its context was too long.
+        loss: which trained turns are trained.
         layouts: the special tokens that a conversation of some shape consists of.
         seen: {content id: row id} of the examples so far.
     """
@@ -191,13 +199,14 @@ class _Examiner:
     chat: ChatFormat
     facts: ModelFacts
     cut: bool
+    loss: Loss
     layouts: dict[tuple[tuple[str, bool | None], ...], list[int]] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
 
     def faults(self, example: Example, bundle: Bundle, *, prompt: bool) -> Mapping[str, str]:
         """{check: particulars} of what is wrong with an example; prompts are written anew only with `prompt`."""
         told = dict(self._content(example, bundle[0].weight))
-        for turns, row in zip(_conversations(example, len(bundle)), bundle, strict=True):
+        for turns, row in zip(_conversations(example, len(bundle), self.loss), bundle, strict=True):
             for check, detail in (*self._ids(turns, row), *self._labels(turns, row)):
                 told.setdefault(check, detail)
             if prompt and "turns" not in told:

@@ -10,7 +10,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from shinan.core.registry import register
-from shinan.models.batch import Batch, batch_of
+from shinan.models.batch import Batch
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle, pack
 
@@ -33,7 +33,7 @@ class Dpo:
         """Compute the reference's margin of every pair."""
         for inside in pack(bundles, capacity):
             part = [bundles[index] for index in inside]
-            batch = batch_of(part, decoder.device, decoder.backend)
+            batch = decoder.batch(part)
             margins = _margins(decoder.log_probs(batch), batch)
             self._reference |= dict(zip(part, margins.tolist(), strict=True))
 

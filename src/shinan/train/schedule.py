@@ -17,7 +17,6 @@ import torch
 
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import TrainingError
-from shinan.models.batch import batch_of
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle, computed, pack
 from shinan.models.memory import free_memory
@@ -81,16 +80,19 @@ def decide(
     steps: Sequence[Sequence[Bundle]],
     settings: TuneSettings,
     masters: Masters,
+    beside: Sequence[Sequence[Bundle]] = (),
 ) -> Schedule:
-    """Measure, and forecast the run. Leaves the masters' gradients at zero.
+    """Measure, and forecast the run; `beside` is other text that is computed in each step. Leaves the masters'
+    gradients at zero.
 
     Raises TrainingError if one bundle's activations (a whole step's, for `lomo`) will not fit into memory, even
     computed twice, or `lomo` is not allowed a step's tokens.
     """
     probe = _measure(decoder, objective, _first(steps), masters)
-    tokens = sum(computed(step) for step in steps)
+    tokens = sum(computed(step) for step in (*steps, *beside))
     whole = settings.optimiser == "lomo"  # which cannot divide a step
-    longest = max(computed(part) for step in steps for part in ([step] if whole else [[bundle] for bundle in step]))
+    parts = [part for step in steps for part in ([step] if whole else [[bundle] for bundle in step])]
+    longest = max(computed(part) for part in (*parts, *([bundle] for step in beside for bundle in step)))
     if whole and settings.micro_tokens and settings.micro_tokens < longest:
         raise TrainingError(
             f"lomo computes a step in one forward pass: {longest} tokens, and tune.micro_tokens is less",
@@ -145,7 +147,7 @@ def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], 
         return tensor
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.model.parameters()}
-    batch = batch_of(bundles, decoder.device, decoder.backend)
+    batch = decoder.batch(bundles)
     count = objective.count(bundles)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = objective.loss(decoder, bundles, batch, count)

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 
 from shinan.core.errors import TrainingError
-from shinan.models.batch import batch_of
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle, pack
 from shinan.train.masters import Masters
@@ -18,10 +17,11 @@ from shinan.train.objective import Objective
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """A step's loss and how many tokens were computed for it, over all ranks."""
+    """A step's loss, tokens computed for it (both over all ranks), and the mean loss of the text beside it."""
 
     loss: float
     computed: int
+    beside: float = 0.0
 
 
 def add_gradients(
@@ -47,7 +47,7 @@ def add_gradients(
         )
     for inside in forests[rank::ranks]:
         part = [bundles[index] for index in inside]
-        batch = batch_of(part, decoder.device, decoder.backend)
+        batch = decoder.batch(part)
         share = objective.loss(decoder, part, batch, count)
         share.backward()  # type: ignore[no-untyped-call]
         loss += float(share.detach())
@@ -69,6 +69,6 @@ def mean_loss(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle],
     total = 0.0
     for inside in pack(bundles, capacity):
         part = [bundles[index] for index in inside]
-        batch = batch_of(part, decoder.device, decoder.backend)
+        batch = decoder.batch(part)
         total += float(objective.loss(decoder, part, batch, count))
     return total
