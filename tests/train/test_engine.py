@@ -68,21 +68,21 @@ def test_training_lowers_the_loss_and_keeps_the_best(tiny_decoder: Path, tmp_pat
 
 
 @pytest.mark.promise3
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_and_resumed_is_bit_identical(tiny_decoder: Path, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "method"), [(0, ""), (1, ""), (2, "lora"), (3, "prefix")])
+def test_killed_and_resumed_is_bit_identical(tiny_decoder: Path, tmp_path: Path, seed: int, method: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    _run(tiny_decoder, whole)
+    _run(tiny_decoder, whole, method)
     kills = 0
     for attempt in range(3):
-        process = _start(tiny_decoder, killed)
+        process = _start(tiny_decoder, killed, method)
         _wait_for_lines(process, killed / "metrics.jsonl", 3 + 4 * attempt + seed)
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert kills, "every attempt ended before it could be killed"
-    _run(tiny_decoder, killed)
+    _run(tiny_decoder, killed, method)
     assert (killed / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
     assert _metrics(killed) == _metrics(whole)
 
@@ -97,13 +97,13 @@ def test_an_interrupt_saves_and_the_run_goes_on(tiny_decoder: Path, tmp_path: Pa
     assert (tmp_path / "states" / f"step-{done}" / "state.json").exists()
 
 
-def _start(model: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.train.runs", str(model), str(out)]
+def _start(model: Path, out: Path, method: str = "") -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.train.runs", str(model), str(out), *([method] if method else [])]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
 
 
-def _run(model: Path, out: Path) -> None:
-    assert _start(model, out).wait() == 0
+def _run(model: Path, out: Path, method: str) -> None:
+    assert _start(model, out, method).wait() == 0
 
 
 def _wait_for_lines(process: subprocess.Popen[bytes], path: Path, count: int) -> None:
