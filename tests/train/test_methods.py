@@ -326,3 +326,21 @@ def test_adapters_start_at_the_model(fresh: Callable[..., Any]) -> None:
         for name in ("lora", "rslora", "dora", "ia3"):
             found = wrap(fresh(), runs.METHODS[name], 0).eval()(input_ids=ids).logits
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_table_in_the_docs_is_this_one() -> None:
+    """docs/methods.md: a row a method, its default rate, and whether it merges."""
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text("utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    table = {cells[0].strip("`"): cells for cells in rows if len(cells) == 6}
+    assert {name for name in table if " with " not in name} == set(METHODS)
+    for name, (_, source, _, merges, rate, when) in table.items():
+        method: Any = name.split("`")[0]
+        assert float(rate) == RATES[method]
+        known = {True: "no", False: "yes"}[METHODS[method].adapter] if METHODS[method].merge or merges != "–" else "–"
+        assert merges.startswith(known)
+        assert (merges == "–") == (method in ("full", "bitfit"))
+        assert when
+        assert source == "–" or "arxiv.org/abs/" in source
