@@ -116,6 +116,12 @@ GOOD = {
         {"instruction": "Add.", "instances": [{"input": "1 + 1", "output": "2"}], "is_classification": True},
         Example((ASKED, assistant("2")), tags={"classification": "yes"}),
     ),
+    "text": ("text", {"text": "Once upon a time."}, Example((assistant("Once upon a time."),))),
+    "rows that are written out as a text beside": (
+        "completion",
+        {"prompt": "What color is the sky?", "completion": "It is blue.", "text": "Q: What color is the sky? A: …"},
+        Example((*COLOUR, BLUE)),
+    ),
 }
 
 
@@ -214,7 +220,7 @@ def test_detect_names_the_keys_when_it_cannot_tell() -> None:
         "f:1: the row's keys fit no shape (keys: 'question', 'answer')\n"
         "  do this: rename the fields, or use a template. Shapes and keys: alpaca: instruction, output; "
         "openai: messages; sharegpt: conversations; preference: chosen, rejected; completion: prompt, completion; "
-        "seed_task: instruction, instances"
+        "seed_task: instruction, instances; text: text"
     )
     with pytest.raises(DataError, match=r"fit openai and preference .*\n  do this: say which with `shape`"):
         detect({"messages": [], "chosen": [], "rejected": []})

@@ -12,7 +12,6 @@ import torch
 
 from shinan.core.example import Message, Part, user
 from shinan.models import likelihood
-from shinan.models.attention import Backend
 from shinan.models.batch import Batch, batch_of
 from shinan.models.chat import chat_format
 from shinan.models.checkpoint import load_model
@@ -99,8 +98,8 @@ def test_what_the_model_would_write_is_greedy(local: LocalGenerator) -> None:
 def test_a_stem_is_computed_once(local: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def recorded(bundles: Sequence[Bundle], device: torch.device, backend: Backend) -> Batch:
-        made = batch_of(bundles, device, backend)
+    def recorded(decoder: Decoder, bundles: Sequence[Bundle]) -> Batch:
+        made = batch_of(bundles, decoder.device, decoder.backend)
         sizes.append(made.ids.shape[1])
         return made
 

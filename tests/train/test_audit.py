@@ -423,7 +423,7 @@ class TestTheEndOfAReply:
             "chat format gemma: the format ends a reply with <end_of_turn>, which the model was never trained on"
             in told
         )
-        assert "LoRA leaves those weights as they are, so it cannot learn to stop there" in told
+        assert "the method leaves those weights as they are, so it cannot learn to stop there" in told
         assert "do this: set `chat: alpaca`, which ends a reply with the eos that the model knows" in told
         assert not facts_of(model, chat_format("gemma", _tokenizer()), frozen=False).unlearnable
         assert not facts_of(model, chat_format("alpaca", _tokenizer()), frozen=True).unlearnable

@@ -38,8 +38,8 @@ def file(
     Args:
         seed: decides which rows are taken where `limit` leaves some out.
         path: the file, or `hub:OWNER/NAME[:CONFIG][/SPLIT]`.
-        shape: layout of the rows: alpaca, openai, sharegpt, preference, completion or seed_task (default: by the first
-            row).
+        shape: layout of the rows: alpaca, openai, sharegpt, preference, completion, seed_task or text (default: by
+            the first row).
         licence: under which the rows may be used, best as an SPDX id.
         maker: who wrote the rows: `human`, `model:NAME`, ...
         task: the task all rows belong to, for statistics by task.

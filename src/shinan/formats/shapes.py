@@ -9,6 +9,7 @@
 |            | whole conversations that differ in the last reply                                             |
 | completion | `{"prompt", "completion"}`                                                                    |
 | seed_task  | `{"instruction", "instances": [{"input", "output"}][, "is_classification"]}`: one instance    |
+| text       | `{"text"}`: a text without a prompt, such as pre-training text; taken where no other shape fits |
 
 A shape never loses content in silence: what it cannot hold is an error on both ways.
 """
@@ -64,6 +65,7 @@ class Shape:
 def detect(row: Row, where: Where | str = "") -> str:
     """The name of the one shape whose keys the row has. Raises DataError if there is none, or more than one."""
     fitting = [shape.name for shape in SHAPES.values() if all(key in row for key in shape.keys)]
+    fitting = [name for name in fitting if name != "text"] or fitting  # other rows have such a field beside theirs
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -282,6 +284,10 @@ def _from_completion(row: Row, where: str) -> Example:
     return Example((user(prompt), assistant(completion)))
 
 
+def _from_text(row: Row, where: str) -> Example:
+    return Example((assistant(_text(row["text"], "'text'", where)),))
+
+
 def _from_seed_task(row: Row, where: str) -> Example:
     instances, kind_ = _items(row["instances"], "'instances'", where), row.get("is_classification")
     if len(instances) > 1 or "output" not in instances[0]:
@@ -371,6 +377,13 @@ def _to_completion(example: Example) -> Row:
     return {"prompt": example.messages[0].text, "completion": example.messages[1].text}
 
 
+def _to_text(example: Example) -> Row:
+    _holds(example, "text")
+    if [message.role for message in example.messages] != ["assistant"]:
+        raise _unfit(example, "text", "holds one turn of the assistant and no prompt")
+    return {"text": example.messages[0].text}
+
+
 def _to_seed_task(example: Example) -> Row:
     _holds(example, "seed_task")
     if [message.role for message in example.messages] != ["user", "assistant"]:
@@ -389,5 +402,6 @@ SHAPES: dict[str, Shape] = {
         Shape("preference", ("chosen", "rejected"), ("tools", "system"), _from_preference, _to_preference),
         Shape("completion", ("prompt", "completion"), ("system",), _from_completion, _to_completion),
         Shape("seed_task", ("instruction", "instances"), (), _from_seed_task, _to_seed_task),
+        Shape("text", ("text",), (), _from_text, _to_text),
     )
 }

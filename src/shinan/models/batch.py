@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,9 +55,12 @@ class Batch:
         return self.ids.numel() + (self.layout.ids.numel() if isinstance(self.layout, Sources) else 0)
 
 
-def batch_of(bundles: Sequence[Bundle], device: torch.device, backend: Backend) -> Batch:
-    """The forest of all rows of the bundles."""
-    forest = grow([row for bundle in bundles for row in bundle])
+def batch_of(bundles: Sequence[Bundle], device: torch.device, backend: Backend, before: tuple[int, ...] = ()) -> Batch:
+    """The forest of all rows of the bundles, each after the tokens `before`."""
+    rows = [row for bundle in bundles for row in bundle]
+    if before:
+        rows = [replace(row, ids=before + row.ids, mask=(False,) * len(before) + row.mask) for row in rows]
+    forest = grow(rows)
     return Batch(
         torch.from_numpy(forest.ids)[None].to(device),
         Layout.of(forest, backend, device),

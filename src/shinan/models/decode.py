@@ -85,7 +85,7 @@ class _Running:
 
     Attributes:
         row: the row.
-        prompt: its prompt.
+        prompt: its prompt, after the model's virtual tokens.
         lane: its keys and values.
         reserved: own tokens that it may come to hold, as its pool counts them.
     """
@@ -134,7 +134,8 @@ class DecodeLoop:
         Raises DataError for a row that could never run: it has no prompt, a token that the model lacks, or needs more
         than `max_tokens`, or more positions than the model has learned.
         """
-        needed = len(row.prompt) + row.sampling.max_new_tokens
+        prompt = np.array([*self._decoder.virtual.ids, *row.prompt], dtype=np.int64)
+        needed = len(prompt) + row.sampling.max_new_tokens
         limit = min(self.max_tokens, self._decoder.positions or self.max_tokens)
         if not row.prompt:
             raise DataError("the prompt has no tokens", fix="give it at least one")
@@ -143,7 +144,7 @@ class DecodeLoop:
             what = f"the prompt and its continuation may take {needed:,} tokens, and there is room for {limit:,}"
             raise DataError(what, fix="shorten the prompt, or allow fewer new tokens")
         self._waiting.append(row)
-        self._prompts[id(row)] = np.array(row.prompt, dtype=np.int64)
+        self._prompts[id(row)] = prompt
 
     @torch.inference_mode()  # for the pool's last row may move to its place
     def cancel(self, row: Row) -> None:
@@ -181,8 +182,9 @@ class DecodeLoop:
         while self._waiting and len(self._running) < self.slots:
             row = self._waiting[0]
             if row.sampling.max_new_tokens > 0:
-                prefix, used = self._prefix(self._prompts[id(row)])
-                reserved = capacity_for(len(row.prompt) - used + row.sampling.max_new_tokens)
+                prompt = self._prompts[id(row)]
+                prefix, used = self._prefix(prompt)
+                reserved = capacity_for(len(prompt) - used + row.sampling.max_new_tokens)
                 if not self._fits(reserved, prefix):
                     break
                 self._start(row, prefix, used, reserved)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from shinan.core.errors import ModelError
-from shinan.models.attention import NAME, Attends, Backend
+from shinan.models.attention import NAME, Attends, Backend, Layout
 from shinan.models.batch import Batch, Sources, batch_of
-from shinan.models.forest import Bundle, computed, pack
+from shinan.models.forest import Bundle, computed, lengths, pack
 from shinan.models.head import Head
+from shinan.models.virtual import Virtual
 
 # What some models do to their logits after the head, by its name in their configs: Cohere, Granite, Falcon-H1,
 # Muse, RecurrentGemma, xLSTM.
@@ -64,10 +65,18 @@ class Decoder:
         body: it without its head.
         head: its head.
         positions: how many positions it has learned; None if it computes them.
+        virtual: what stands before every text.
     """
 
-    def __init__(self, model: Any, backend: Backend | None = None, sinks: Mapping[nn.Parameter, Tensor] | None = None):
-        """Take a model, a back end for attention (None: the device's) and fp32 sinks for its large gradients.
+    def __init__(
+        self,
+        model: Any,
+        backend: Backend | None = None,
+        sinks: Mapping[nn.Parameter, Tensor] | None = None,
+        noise: float = 0.0,
+    ):
+        """Take a model, a back end for attention (None: the device's), fp32 sinks for its large gradients, and the
+        alpha of noise on its embeddings in training (see `_noisy`).
 
         Raises ModelError where the forest's maths would not be the model's: a head with a bias, scaled logits,
         attention with soft-caps, ALiBi or in both directions.
@@ -86,6 +95,8 @@ class Decoder:
         self._sink = sinks.get(self._embedding.weight)
         self._own_attention: str = self.lm.config._attn_implementation
         self.positions = self._learned_positions()
+        self.virtual = Virtual(model)
+        self._noise = noise
 
     def __enter__(self) -> Self:
         self.lm.config._attn_implementation = NAME
@@ -104,7 +115,7 @@ class Decoder:
 
     def batch(self, bundles: Sequence[Bundle]) -> Batch:
         """All rows of the bundles, as one forward pass takes them."""
-        return batch_of(bundles, self.device, self.backend)
+        return batch_of(bundles, self.device, self.backend, self.virtual.ids)
 
     def pack(self, bundles: Sequence[Bundle], capacity: int) -> list[tuple[int, ...]]:
         """Indices of bundles in batches of at most `capacity` tokens (see `forest.pack`)."""
@@ -118,10 +129,10 @@ class Decoder:
         """[n, d] final hidden states at the supervised positions, or wherever they are wanted."""
         layout = cast(Attends, batch.layout)
         hidden = self.body(
-            inputs_embeds=self._embed(batch.ids),
+            inputs_embeds=self._embed(batch),
             position_ids=layout.depths[None],
             use_cache=False,
-            layout=layout,
+            layout=self.virtual.before(batch.ids, layout),
         ).last_hidden_state
         return hidden[0].index_select(0, batch.positions)  # type: ignore[no-any-return]
 
@@ -134,7 +145,25 @@ class Decoder:
         """Log-probabilities [n] of the batch's targets, without gradient."""
         return self.head.log_probs(self.states(batch), batch.targets)
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(self, batch: Input) -> Tensor:
+        embedded = self._looked_up(batch.ids.clamp_min(0) if self.virtual.ids else batch.ids)
+        if self._noise and self.model.training and isinstance(batch, Batch):
+            embedded = self._noisy(embedded, batch)
+        return self.virtual.embedded(batch.ids, embedded)
+
+    def _noisy(self, embedded: Tensor, batch: Batch) -> Tensor:
+        """NEFTune (arXiv 2310.05914, algorithm 1): plus uniform noise in (-1, 1) * alpha / sqrt(length * width).
+
+        The length is that of the longest row which a token is part of: rows that share it share its noise.
+        """
+        length = torch.from_numpy(lengths(cast(Layout, batch.layout).forest)).to(embedded.device) - len(
+            self.virtual.ids
+        )
+        size = self._noise * (length * embedded.shape[-1]) ** -0.5
+        noise = torch.rand(embedded.shape, device=embedded.device).mul_(2).sub_(1)
+        return embedded + (noise * size[:, None]).to(embedded.dtype)
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
         scale = getattr(self._embedding, "embed_scale", None)
         if self._sink is None or not torch.is_grad_enabled():
             return self._embedding(ids)  # type: ignore[no-any-return]

@@ -78,7 +78,7 @@ class EncoderDecoder(Decoder):
         sources = cast(Sources, batch.layout)
         encoded = self.encode(sources.ids, sources.seen).index_select(0, sources.readers)
         hidden = self.body.decoder(
-            inputs_embeds=self._embed(batch.ids),
+            inputs_embeds=self._looked_up(batch.ids),
             encoder_hidden_states=encoded,
             encoder_attention_mask=sources.seen.index_select(0, sources.readers),
             use_cache=False,
@@ -88,7 +88,7 @@ class EncoderDecoder(Decoder):
     def encode(self, ids: Tensor, seen: Tensor) -> Tensor:
         """[s, t, d] what the encoder makes of texts [s, t], padded where `seen` is False."""
         return self.body.encoder(  # type: ignore[no-any-return]
-            inputs_embeds=self._embed(ids), attention_mask=seen
+            inputs_embeds=self._looked_up(ids), attention_mask=seen
         ).last_hidden_state
 
     def scaled(self, hidden: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ def is_encoder_decoder(model: Any) -> bool:
     return bool(model.config.is_encoder_decoder)
 
 
-def decoder_of(model: Any, sinks: Mapping[nn.Parameter, Tensor] | None = None) -> Decoder:
-    """The model over the batches that fit it. Raises ModelError as `Decoder` does."""
-    return (EncoderDecoder if is_encoder_decoder(model) else Decoder)(model, sinks=sinks)
+def decoder_of(model: Any, sinks: Mapping[nn.Parameter, Tensor] | None = None, noise: float = 0.0) -> Decoder:
+    """The model over the batches that fit it (see `Decoder`). Raises ModelError as `Decoder` does."""
+    return (EncoderDecoder if is_encoder_decoder(model) else Decoder)(model, sinks=sinks, noise=noise)
 
 
 def loop_of(model: Any, *, slots: int = 16) -> DecodeLoop | EncodedLoop:

@@ -132,6 +132,14 @@ def grow(rows: Sequence[TokenRow]) -> Forest:
     )
 
 
+def lengths(forest: Forest) -> Ints:
+    """[t] tokens of the longest row that each token is part of."""
+    longest = np.empty_like(forest.depths)
+    for segment in forest.segments:
+        longest[segment.start : segment.stop] = forest.depths[segment.start : segment.end].max() + 1
+    return longest
+
+
 def _leaving(common: Sequence[int], place: int, shared: int) -> Iterator[int]:
     """Depths beyond `shared` at which the following rows leave the row before `place`, deepest first."""
     depth = common[place]

@@ -20,7 +20,7 @@ from shinan.recipe.stages import WORK, Room, Supervised, examine, supervised
 from shinan.train.findings import Finding
 from shinan.train.rows import split, steps_per_epoch
 
-_DATA = ("build", "items", "curate", "mix")
+_DATA = ("build", "items", "curate", "replay", "mix")
 
 
 @dataclass(frozen=True, slots=True)

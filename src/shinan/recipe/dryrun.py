@@ -17,8 +17,8 @@ from shinan.evaluate.run import plan_batches
 from shinan.models.generator import Request, Sampling
 from shinan.models.memory import free_memory
 from shinan.recipe.schema import EvalTask
-from shinan.recipe.stages import Room, Supervised, before_styles, generators_of, items_of, loaded
-from shinan.train import lora
+from shinan.recipe.stages import Room, Supervised, before_styles, generators_of, items_of, loaded, replay
+from shinan.train import methods
 from shinan.train.rehearsal import Rehearsal, rehearse
 
 _TOKENIZER = 40e6  # bytes beside the weights of a saved model: a large tokenizer
@@ -59,11 +59,13 @@ def dry_run(room: Room, data: Supervised, folder: Path) -> Forecast:
         device = weights.device
     rehearsal = _rehearsed(room, data)
     home = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    merged = saved if room.recipe.tune.method == "lora" else 0  # adapters are merged into a copy of the model
+    adapter = methods.is_adapter(room.recipe.tune)
+    merged = saved if methods.merges(room.recipe.tune) else 0  # what is learned is merged into a copy of the model
+    written = rehearsal.later_bytes if adapter else saved
     forecast = Forecast(
         seconds={"before": len(styles) * once, "tune": rehearsal.seconds, "after": once},
         memory=_peak() + rehearsal.later_bytes + merged,
-        disk=int(rehearsal.disk_bytes + 2 * (saved + _TOKENIZER)),
+        disk=int(rehearsal.disk_bytes + 2 * (written + _TOKENIZER)),
         free_memory=_peak() + free_memory(device),
         free_disk=shutil.disk_usage(home).free,
     )
@@ -86,10 +88,9 @@ def _asking(room: Room, weights: Any, task: EvalTask) -> float:
 def _rehearsed(room: Room, data: Supervised) -> Rehearsal:
     tune = room.recipe.tune
     objective = bind("objective", tune.objective, tune.params)()
+    beside, seed = replay(room, data.chat.tokenizer), room.recipe.seed
     with loaded(room.model, room.setting) as model:
-        if tune.method == "lora":
-            model = lora.wrap(model, tune.adapter, room.recipe.seed)
-        return rehearse(model, objective, data.bundles, tune, room.recipe.seed)
+        return rehearse(methods.wrap(model, tune, seed), objective, data.bundles, tune, seed, beside)
 
 
 def _peak() -> int:

@@ -13,7 +13,7 @@ from shinan.core.store import Store
 from shinan.recipe.schema import EvalTask, Recipe, bound
 from shinan.recipe.wiring import in_order
 
-Kind = Literal["build", "items", "curate", "mix", "audit", "before", "tune", "after", "compare"]
+Kind = Literal["build", "items", "curate", "mix", "replay", "audit", "before", "tune", "after", "compare"]
 
 # Raised when the code of a stage changes its results. Components carry versions of their own.
 _VERSIONS: Mapping[Kind, int] = {
@@ -21,7 +21,8 @@ _VERSIONS: Mapping[Kind, int] = {
     "items": 1,
     "curate": 2,
     "mix": 1,
-    "audit": 1,
+    "replay": 1,
+    "audit": 2,
     "before": 1,
     "tune": 3,
     "after": 1,
@@ -97,7 +98,11 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
     checks = [bound("check", use).identity() for use in recipe.curate]
     clean = recipe.decontaminate.model_dump() if not isinstance(recipe.decontaminate, bool) else False
     forbidden = {"licences": recipe.licences.forbid} if recipe.licences.forbid else {}
-    yield "curate", "curate", "curate", builds + items, "", {"checks": checks, "decontaminate": clean, **forbidden}
+    rules = {"decontaminate": clean, **forbidden}
+    yield "curate", "curate", "curate", builds + items, "", {"checks": checks, **rules}
+    if recipe.tune.replay:
+        needs = (f"build.{recipe.tune.replay.source}", *items)
+        yield "replay", "replay", "replay", needs, "", rules
     rows = rows_stage(recipe)
     if recipe.mix:
         yield "mix", "mix", "mix", ("curate",), "", {"rule": recipe.mix.model_dump(mode="json")}
@@ -111,7 +116,8 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
             task.id,
             machine | _asking(task),
         )
-    yield "tune", "tune", f"tune.{recipe.tune.objective}", (rows, "audit"), "", machine | _tuning(recipe)
+    beside = ("replay",) if recipe.tune.replay else ()
+    yield "tune", "tune", f"tune.{recipe.tune.objective}", (rows, "audit", *beside), "", machine | _tuning(recipe)
     for task in recipe.evaluate:
         needs = (f"items.{task.id}", "tune")
         yield f"evaluate.{task.id}.after", "after", "evaluate", needs, task.id, machine | _asking(task)
@@ -128,9 +134,15 @@ def _asking(task: EvalTask) -> dict[str, Any]:
     return {"metrics": task.metrics, "max_new_tokens": task.max_new_tokens}
 
 
+_SUPERVISION = {
+    *("objective", "params", "max_tokens", "too_long", "loss", "weights"),
+    *("method", "lora", "prefix", "prompt", "freeze"),
+}
+
+
 def _supervision(recipe: Recipe) -> dict[str, Any]:
-    """What decides which tokens are trained."""
-    return recipe.tune.model_dump(mode="json", include={"objective", "params", "method", "max_tokens", "too_long"})
+    """What decides which tokens are trained, and whether the model can learn them."""
+    return recipe.tune.model_dump(mode="json", include=_SUPERVISION)
 
 
 def _tuning(recipe: Recipe) -> dict[str, Any]:

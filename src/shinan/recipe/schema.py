@@ -131,6 +131,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             problems.extend(error.problems)
     problems += wiring.problems(recipe, document.where)
     problems += _mix_problems(recipe, document)
+    problems += _replay_problems(recipe, document)
     if problems:
         raise ConfigError(problems)
     return recipe
@@ -150,6 +151,18 @@ def _mix_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
                 for name in sorted(builds - given.keys()):
                     where = document.where((*keys, key))
                     yield Problem(f"the build stage {name!r} has no weight", where, "give it one, or 0 to leave it out")
+
+
+def _replay_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
+    """A build stage that replay names and that is not there, or is trained on as rows."""
+    if recipe.tune.replay is None:
+        return
+    stages, source = {use.id: use for use in recipe.build}, recipe.tune.replay.source
+    where = document.where(("tune", "replay", "from"))
+    if source not in stages:
+        yield Problem(f"no build stage has the id {source!r}", where, nearest(source, stages))
+    elif stages[source].train:
+        yield Problem(f"the rows of {source!r} are trained on already", where, "set `train: false` on that stage")
 
 
 def _components(recipe: Recipe) -> list[tuple[str, tuple[str | int, ...], str, dict[str, Any]]]:

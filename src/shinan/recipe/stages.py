@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import shutil
 from collections import Counter
@@ -36,12 +35,13 @@ from shinan.models.forest import Bundle
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
 from shinan.recipe.plan import Kind, Setting, Stage, rows_stage
-from shinan.recipe.schema import EvalTask, Recipe, bound
-from shinan.train import lora
+from shinan.recipe.schema import EvalTask, Recipe, Use, bound
+from shinan.train import methods
 from shinan.train.audit import audit, audit_saved
 from shinan.train.engine import Fitted, Places, fit
 from shinan.train.facts import facts_of
 from shinan.train.findings import Finding, refuse
+from shinan.train.replay import Replay, text_rows
 from shinan.train.rows import tokenise
 
 ADAPTER = "adapter"  # folder of the adapter among the checkpoints
@@ -96,10 +96,19 @@ def _items(room: Room, stage: Stage, out: Path) -> Outcome:
 
 
 def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
+    return _cleaned(room, stage, out, room.recipe.curate)
+
+
+def _replay(room: Room, stage: Stage, out: Path) -> Outcome:
+    return _cleaned(room, stage, out, [])
+
+
+def _cleaned(room: Room, stage: Stage, out: Path, uses: Sequence[Use]) -> Outcome:
+    """The rows of the build stages it needs that pass the checks, have licences that may be, and are no item's."""
     # Memory grows with the rows here, and again where they are tokenised: a check judges them all at once.
     rows = [row for need in stage.needs if need.startswith("build.") for row in iter_rows(room.stage(need))]
     items = [row for need in stage.needs if need.startswith("items.") for row in read_rows(room.stage(need))]
-    checks = [(use.use, bound("check", use)()) for use in room.recipe.curate]
+    checks = [(use.use, bound("check", use)()) for use in uses]
     if forbid := room.recipe.licences.forbid:
         checks.insert(0, ("licences", licences(forbid)))
     rule = room.recipe.decontaminate
@@ -111,7 +120,7 @@ def _curate(room: Room, stage: Stage, out: Path) -> Outcome:
         reasons = ", ".join(f"{reason} {n}" for reason, n in tally.dropped.most_common(5))
         raise DataError(
             f"no row is left after curation: {tally.seen} seen, dropped for {reasons or 'nothing'}",
-            where="curate",
+            where=stage.id,
             fix="loosen the check that drops most, or add data",
         )
     return Outcome(tally.to_dict(), {"licences": describe(Counter(row.provenance.licence for row in kept))})
@@ -176,15 +185,15 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     data = supervised(room, read_rows(room.stage(rows_stage(room.recipe))))
     tally = write_rows(out, data.kept, data.dropped)
     checkpoints = room.folder / "checkpoints"
-    with loaded(room.model, room.setting) as model:
-        model, fitted = _fitted(room, stage, data, model)
+    with loaded(room.model, room.setting) as base:
+        model, fitted = _fitted(room, stage, data, base)
         for which in ("last", "best"):
             fitted.restore(which)
-            whole = lora.merge(copy.deepcopy(model)) if settings.method == "lora" else model
-            _save(room, whole, data, checkpoints / which)
+            _save(room, model, data, checkpoints / which)
         shutil.rmtree(checkpoints / ADAPTER, ignore_errors=True)  # of an earlier run with another method
-        if settings.method == "lora":
-            _save_adapter(room, model, data.chat, checkpoints / ADAPTER)  # the best one, which was restored last
+        if methods.merges(settings):
+            with new_folder(checkpoints / ADAPTER) as beside:
+                _write_adapter(room, model, data.chat, beside, ADAPTER)  # the best one, which was restored last
     facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json", by_alias=True)}
     saved = [path for which in ("last", "best", ADAPTER) for path in sorted((checkpoints / which).rglob("*"))]
     files = [_outside(path, room) for path in saved if path.is_file()]
@@ -196,11 +205,11 @@ def _fitted(room: Room, stage: Stage, data: Supervised, model: Any) -> tuple[Any
     settings = room.recipe.tune
     objective = bind("objective", settings.objective, settings.params)()
     places = Places(room.folder / "checkpoints" / "states", room.folder / "metrics.jsonl", room.folder / "plan.json")
-    if settings.method == "lora":
-        model = lora.wrap(model, settings.adapter, room.recipe.seed)
-    seed = room.recipe.seed
-    fitted = fit(model, objective, data.bundles, settings, key=stage.key, seed=seed, places=places, chat=data.chat)
-    return model, fitted
+    model, seed, chat = methods.wrap(model, settings, room.recipe.seed), room.recipe.seed, data.chat
+    text = replay(room, chat.tokenizer)
+    return model, fit(
+        model, objective, data.bundles, settings, key=stage.key, seed=seed, places=places, chat=chat, replay=text
+    )
 
 
 def help_tuning(room: Room, stage: Stage) -> None:
@@ -218,20 +227,21 @@ def help_tuning(room: Room, stage: Stage) -> None:
 
 
 def _save(room: Room, model: Any, data: Supervised, folder: Path) -> None:
-    """Write a checkpoint as a whole model, and check that it stops and is prompted as it was trained."""
-    chat = data.chat
+    """Write a checkpoint, whole or as an adapter, and check that it stops and is prompted as it was trained."""
+    chat, settings = data.chat, room.recipe.tune
     with new_folder(folder) as beside:
-        name = f"{room.recipe.name}/{folder.name}"
-        save_model(beside, model, chat.tokenizer, chat, name=name, parents=[load_card(room.model)])
+        if methods.is_adapter(settings):
+            _write_adapter(room, model, chat, beside, folder.name)
+        else:
+            name, parents = f"{room.recipe.name}/{folder.name}", [load_card(room.model)]
+            save_model(beside, methods.whole(model, settings), chat.tokenizer, chat, name=name, parents=parents)
         refuse(audit_saved(beside, chat, data.kept))
 
 
-def _save_adapter(room: Room, model: Any, chat: ChatFormat, folder: Path) -> None:
+def _write_adapter(room: Room, model: Any, chat: ChatFormat, out: Path, name: str) -> None:
     """Write the adapter of the model as it is now, for those who have the base model."""
-    base = str(room.model) if Path(room.recipe.model).expanduser().is_dir() else room.recipe.model
-    with new_folder(folder) as beside:
-        name = f"{room.recipe.name}/{folder.name}"
-        save_adapter(beside, model, chat.tokenizer, chat, name=name, base=base, parents=[load_card(room.model)])
+    name, base = f"{room.recipe.name}/{name}", base_reference(room.recipe.model, room.model)
+    save_adapter(out, model, chat.tokenizer, chat, name=name, base=base, parents=[load_card(room.model)])
 
 
 def _compare(room: Room, stage: Stage, out: Path) -> Outcome:
@@ -249,6 +259,7 @@ WORK: Mapping[Kind, Callable[[Room, Stage, Path], Outcome]] = {
     "items": _items,
     "curate": _curate,
     "mix": _mix,
+    "replay": _replay,
     "audit": _audit,
     "before": _before,
     "tune": _tune,
@@ -282,18 +293,38 @@ def supervised(room: Room, examples: Sequence[Example]) -> Supervised:
     if tune.instances_per_prompt > 1 and chat.tokenizer.decoder_start is not None:
         what = "an encoder-decoder shares whole prompts only, so that rows of a task gain nothing by meeting in a batch"
         raise ConfigError([Problem(what, "tune.instances_per_prompt", "leave it out")])
-    bundles, dropped = tokenise(examples, chat, tune.max_tokens, too_long=tune.too_long, pairs=pairs)
+    size, long = tune.max_tokens, tune.too_long
+    bundles, dropped = tokenise(examples, chat, size, too_long=long, pairs=pairs, loss=tune.loss, weights=tune.weights)
     lost = {id(example) for example, _ in dropped}
     return Supervised(chat, [example for example in examples if id(example) not in lost], bundles, dropped)
 
 
 def examine(room: Room, data: Supervised) -> list[Finding]:
-    """Everything that is wrong with the supervision (see `train.audit`)."""
+    """Everything that is wrong with the supervision (see `train.audit`).
+
+    Raises what `methods.check` raises where the settings do not fit the model.
+    """
     tune = room.recipe.tune
     with loaded(room.model, room.setting) as model:
-        facts = facts_of(model, data.chat, frozen=tune.method == "lora")
+        methods.check(model, tune)
+        frozen, before = not methods.trains_head(model, tune), methods.virtual_tokens(tune)
+        facts = facts_of(model, data.chat, frozen=frozen, before=before)
     pairs, cut = bind("objective", tune.objective, tune.params)().pairs, tune.too_long == "truncate"
-    return audit(data.kept, data.bundles, data.dropped, data.chat, facts, pairs=pairs, cut=cut)
+    return audit(data.kept, data.bundles, data.dropped, data.chat, facts, pairs=pairs, cut=cut, loss=tune.loss)
+
+
+def replay(room: Room, tokenizer: Tokenizer) -> Replay | None:
+    """The text that is learned beside the rows, if the recipe asks for any."""
+    tune = room.recipe.tune
+    if tune.replay is None:
+        return None
+    texts = text_rows(iter_rows(room.stage("replay")), tokenizer, tune.max_tokens)
+    return Replay(texts, tune.replay.gamma, tune.replay.rows or tune.batch_size, room.recipe.seed)
+
+
+def base_reference(ref: str, folder: Path) -> str:
+    """What an adapter calls its base: the recipe's reference, or the whole path of a folder on this machine."""
+    return str(folder.resolve()) if Path(ref).expanduser().is_dir() else ref
 
 
 @contextmanager

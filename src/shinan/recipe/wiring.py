@@ -39,6 +39,8 @@ def problems(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> lis
 def _ids(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> Iterator[Problem]:
     ids = [stage.id for stage in recipe.build]
     taken = {id_ for stage in recipe.build for id_ in stage.inputs}
+    if recipe.tune.replay:
+        taken.add(recipe.tune.replay.source)
     for i, stage in enumerate(recipe.build):
         for j, id_ in enumerate(stage.inputs):
             place = where(("build", i, "from", j))
@@ -47,7 +49,7 @@ def _ids(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> Iterato
             elif id_ in stage.inputs[:j]:
                 yield Problem(f"the rows of {id_!r} are taken twice", place, "name it once")
         if not stage.train and stage.id not in taken:
-            fix = "name it under `from` of another stage, or take `train: false` out"
+            fix = "name it under `from` of another stage or of tune.replay, or take `train: false` out"
             yield Problem("nobody takes its rows, and they are not trained on", where(("build", i, "train")), fix)
     if not any(stage.train for stage in recipe.build):
         yield Problem("there is nothing to train on", where(("build",)), "take `train: false` out of one stage")

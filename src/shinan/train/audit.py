@@ -26,6 +26,7 @@ from shinan.models.rendering import ChatFormat
 from shinan.models.tokenizer import Tokenizer
 from shinan.train.facts import ModelFacts
 from shinan.train.findings import RULES, Fault, Finding, finding
+from shinan.train.rows import Loss, taught
 
 Dropped = Sequence[tuple[Example, Verdict]]
 
@@ -45,17 +46,18 @@ def audit(
     *,
     pairs: bool = False,
     cut: bool = False,
+    loss: Loss = "all",
 ) -> list[Finding]:
     """Everything wrong with a dataset that `train.rows.tokenise` made into `bundles` and `dropped`.
 
     `kept[i]` is the example of `bundles[i]`. `pairs`: whether a bundle is a chosen and a rejected row. `cut`: whether
-    rows that were too long have lost the beginning of their context. Findings come in the order of `RULES`; `refuse`
-    raises those that stop a run.
+    rows that were too long have lost the beginning of their context. `loss`: which trained turns are trained (see
+    `train.rows.taught`). Findings come in the order of `RULES`; `refuse` raises those that stop a run.
     """
     faults: dict[str, list[Fault]] = defaultdict(list)
     for example, verdict in dropped:
         faults[_reason(example, verdict)].append((example.row, verdict.detail))
-    examiner = _Examiner(chat, facts, cut, pairs)
+    examiner = _Examiner(chat, facts, cut, pairs, loss)
     step = max(1, math.ceil(len(bundles) / _PROMPTS))
     for number, (example, bundle) in enumerate(zip(kept, bundles, strict=True)):
         for check, detail in examiner.faults(example, bundle, prompt=number % step == 0).items():
@@ -64,7 +66,8 @@ def audit(
         faults[check].append(fault)
     sample = _spread(kept)
     on_paths = _paths(chat, sample, chat.tokenizer.with_chat_template(chat.jinja), chat.name)
-    shares = {"too_long": _labels_lost(faults["too_long"], bundles, dropped, chat, pairs)} if faults["too_long"] else {}
+    long = faults["too_long"]
+    shares = {"too_long": _labels_lost(long, bundles, dropped, chat, pairs, loss)} if long else {}
     looked = dict.fromkeys(_LEFT_OUT, len(bundles) + len(dropped)) | dict.fromkeys(on_paths, len(sample))
     looked |= dict.fromkeys(("prompt", "cut_context"), len(range(0, len(bundles), step)))
     return [
@@ -100,11 +103,11 @@ def _reason(example: Example, verdict: Verdict) -> str:
 
 
 def _labels_lost(
-    long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped, chat: ChatFormat, pairs: bool
+    long: list[Fault], bundles: Sequence[Bundle], dropped: Dropped, chat: ChatFormat, pairs: bool, loss: Loss
 ) -> float:
     """The share of all labels that rows which are too long held; the first fault is made to tell it."""
-    long_ = [example for example, verdict in dropped if verdict.reason == "too_long"]
-    texts = [turns for example in long_ for turns in _conversations(example, chat, pairs)]
+    long_rows = [example for example, verdict in dropped if verdict.reason == "too_long"]
+    texts = [turns for example in long_rows for turns in _conversations(example, chat, pairs, loss)]
     lost = sum(sum(chat.render(turns).mask) for turns in texts)
     share = lost / (lost + sum(row.labelled for bundle in bundles for row in bundle))
     first, detail = long[0]
@@ -112,12 +115,12 @@ def _labels_lost(
     return share
 
 
-def _conversations(example: Example, chat: ChatFormat, pairs: bool) -> list[Messages]:
+def _conversations(example: Example, chat: ChatFormat, pairs: bool, loss: Loss) -> Sequence[Messages]:
     """The conversation of each row of a bundle: the example's own, or each of its replies if an encoder reads the
     prompt; of a preference, chosen and rejected, of which only the last turns are trained.
     """
     if not pairs:
-        return chat.split(example.messages)
+        return chat.split(taught(example.messages, loss))
     prompt = [replace(turn, train=False) for turn in example.prompt]
     rejected = [replace(turn, train=turn.role == "assistant") for turn in example.rejected]
     return [[*prompt, replace(example.messages[-1], train=True)], [*prompt, *rejected]]
@@ -136,7 +139,10 @@ def _of_the_model(chat: ChatFormat, facts: ModelFacts) -> Iterator[tuple[str, Fa
     if facts.unlearnable:
         end = tokenizer.decode(chat.stop_ids[:1], keep_special=True)
         what = f"the format ends a reply with {end}, which the model was never trained on ({facts.unlearnable}); "
-        yield "unlearnable", (where, what + "LoRA leaves those weights as they are, so it cannot learn to stop there")
+        yield (
+            "unlearnable",
+            (where, what + "the method leaves those weights as they are, so it cannot learn to stop there"),
+        )
 
 
 def _paths(chat: ChatFormat, sample: Sequence[Example], tokenizer: Tokenizer, name: str) -> dict[str, list[Fault]]:
@@ -181,6 +187,7 @@ class _Examiner:
         facts: the model's sizes.
         cut: whether a row may lack tokens after its first, where its context was too long.
         pairs: whether a bundle is a chosen and a rejected row.
+        loss: which trained turns are trained.
         layouts: the special tokens that a conversation of some shape consists of.
         seen: {content id: row id} of the examples so far.
     """
@@ -189,13 +196,14 @@ class _Examiner:
     facts: ModelFacts
     cut: bool
     pairs: bool
+    loss: Loss
     layouts: dict[tuple[tuple[str, bool | None], ...], list[int]] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
 
     def faults(self, example: Example, bundle: Bundle, *, prompt: bool) -> Mapping[str, str]:
         """{check: particulars} of what is wrong with an example; prompts are written anew only with `prompt`."""
         told = dict(self._content(example, bundle[0].weight))
-        for turns, row in zip(_conversations(example, self.chat, self.pairs), bundle, strict=True):
+        for turns, row in zip(_conversations(example, self.chat, self.pairs, self.loss), bundle, strict=True):
             for check, detail in (*self._ids(turns, row), *self._labels(turns, row)):
                 told.setdefault(check, detail)
             if prompt and "turns" not in told:

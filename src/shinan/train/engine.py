@@ -37,6 +37,7 @@ from shinan.train.lomo import Lomo
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.optim import learning_rate, make_optimiser
+from shinan.train.replay import Replay
 from shinan.train.rows import Step, plan_bundles, split, steps_per_epoch
 from shinan.train.schedule import Schedule, decide, divides, recall, record, smaller
 from shinan.train.settings import TuneSettings
@@ -95,6 +96,7 @@ class _Run:
     optimiser: torch.optim.Optimizer
     schedule: Schedule
     live: Live
+    replay: Replay | None
     scalars: Scalars = field(default_factory=Scalars)
     recent: list[float] = field(default_factory=list)
     saved_at: float = 0.0
@@ -110,10 +112,12 @@ def fit(
     seed: int,
     places: Places,
     chat: ChatFormat | None = None,
+    replay: Replay | None = None,
 ) -> Fitted:
     """Tune `model` in place (its parameters that require gradients); it is left with the last weights, in eval mode.
 
-    `chat` writes the sample replies that the settings ask for.
+    `chat` writes the sample replies that the settings ask for. With `replay`, the gradient of its text is added to that
+    of each step.
 
     Stopped by SIGINT or SIGTERM (on any rank), it saves and raises Interrupted; called again with the same `key` it
     continues.
@@ -127,8 +131,8 @@ def fit(
     keep_freed_memory()
     with divided(model, divides(model, settings, places.plan, key)):
         masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
-        with decoder_of(model, masters.sinks) as decoder:
-            run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat)
+        with decoder_of(model, masters.sinks, settings.neftune or 0.0) as decoder:
+            run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat, replay)
             steps = list(plan_bundles(run.bundles, settings, seed))
             _rewind(places.metrics, run.scalars.step)
             if (samples := places.metrics.with_name(SAMPLES)).exists():
@@ -157,6 +161,7 @@ def _prepare(
     seed: int,
     places: Places,
     chat: ChatFormat | None,
+    replay: Replay | None,
 ) -> _Run:
     """Everything before the first step: what is held out, how the run is computed, and where it stands."""
     trained, held = split([bundle[0].row for bundle in bundles], settings.validation, seed)
@@ -167,16 +172,16 @@ def _prepare(
     schedule = recall(places.plan, key)
     if schedule is None:
         steps = [[rows[i] for i in step] for step in plan_bundles(rows, settings, seed)]
-        schedule = decide(decoder, objective, steps, settings, masters)
+        beside = [replay.step(number) for number in range(len(steps))] if replay else []
+        schedule = decide(decoder, objective, steps, settings, masters, beside)
         record(places.plan, key, schedule)
     decoder.arrange(checkpoint=schedule.checkpoint, compiled=schedule.compile)
     optimiser = make_optimiser(settings.optimiser, masters, settings.weight_decay)
     scalars = load_state(places.states, key, masters, optimiser) or Scalars()
     held_out = [bundles[i] for i in held]
     live = Live(decoder, settings, places.metrics.parent, key, chat)
-    return _Run(
-        decoder, objective, rows, held_out, settings, key, seed, places, masters, optimiser, schedule, live, scalars
-    )
+    found = (masters, optimiser, schedule, live, replay, scalars)
+    return _Run(decoder, objective, rows, held_out, settings, key, seed, places, *found)
 
 
 def _loop(run: _Run, steps: Sequence[Step], bar: Progress, caught: Callable[[], int]) -> None:
@@ -240,6 +245,7 @@ def _step(run: _Run, number: int, step: Step, total: int) -> dict[str, Any]:
         "tokens": sum(len(row.ids) for row in rows),
         "labelled_tokens": sum(row.labelled for row in rows),
         "computed_tokens": summed.computed,
+        **({"replay_loss": summed.beside} if run.replay else {}),
     }
 
 
@@ -248,7 +254,7 @@ def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
     while True:
         torch.manual_seed(derive_seed(run.seed, "step", number, *filter(None, [ranks.rank()])))
         try:
-            return add_gradients(run.decoder, run.objective, bundles, run.schedule.micro_tokens, run.masters)
+            return _added(run, number, bundles)
         except torch.OutOfMemoryError as error:
             run.masters.zero()
             if run.settings.on_out_of_memory == "stop" or run.schedule.micro_tokens == 1 or ranks.count() > 1:
@@ -260,6 +266,16 @@ def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
                 ) from error
         run.schedule = smaller(run.schedule)
         record(run.places.plan, run.key, run.schedule)
+
+
+def _added(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
+    """The step's gradients, and those of the text beside it."""
+    capacity = run.schedule.micro_tokens
+    summed = add_gradients(run.decoder, run.objective, bundles, capacity, run.masters)
+    if run.replay is None:
+        return summed
+    text = add_gradients(run.decoder, run.replay.objective, run.replay.step(number), capacity, run.masters)
+    return Summed(summed.loss, summed.computed + text.computed, text.loss / run.replay.gamma)
 
 
 def _guard(run: _Run, loss: float) -> None:

@@ -23,7 +23,7 @@ class ModelFacts:
 
     Attributes:
         embeddings: rows of the embedding matrix: ids must lie below.
-        context: the longest text that the model can attend to, or None if it does not say.
+        context: the longest text that the model can attend to (after its virtual tokens), or None if it does not say.
         unlearnable: why the model cannot learn to end a reply in this format; empty if it can.
     """
 
@@ -32,14 +32,18 @@ class ModelFacts:
     unlearnable: str = ""
 
 
-def facts_of(model: Any, chat: ChatFormat, *, frozen: bool) -> ModelFacts:
-    """The facts of a loaded transformers model. `frozen`: whether tuning leaves the head's weights alone, as LoRA."""
+def facts_of(model: Any, chat: ChatFormat, *, frozen: bool, before: int = 0) -> ModelFacts:
+    """The facts of a loaded transformers model.
+
+    `frozen`: whether tuning leaves the head's weights alone, as LoRA. `before`: virtual tokens before every text.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     head = model.get_output_embeddings().weight
     terminator = chat.stop_ids[0]
     knows = terminator in _stops(model) or terminator >= len(head)  # what is no id at all is told by the audit
     why = "" if knows or not frozen else _why_untrained(head.detach(), terminator)
-    return ModelFacts(rows, getattr(model.config, "max_position_embeddings", None), why)
+    context = getattr(model.config, "max_position_embeddings", None)
+    return ModelFacts(rows, context and context - before, why)
 
 
 def _stops(model: Any) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from shinan.models.memory import keep_freed_memory
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.optim import learning_rate, make_optimiser, state_bytes
+from shinan.train.replay import Replay
 from shinan.train.rows import plan_bundles, split, steps_per_epoch
 from shinan.train.schedule import Schedule, decide
 from shinan.train.settings import TuneSettings
@@ -38,7 +40,12 @@ class Rehearsal:
 
 
 def rehearse(
-    model: Any, objective: Objective, bundles: Sequence[Bundle], settings: TuneSettings, seed: int
+    model: Any,
+    objective: Objective,
+    bundles: Sequence[Bundle],
+    settings: TuneSettings,
+    seed: int,
+    replay: Replay | None = None,
 ) -> Rehearsal:
     """Do the first steps of a run, and forecast the rest from the weights that each token meets.
 
@@ -49,15 +56,19 @@ def rehearse(
     steps = [[rows[i] for i in step] for step in plan_bundles(rows, settings, seed)]
     keep_freed_memory()
     masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
-    with decoder_of(model, masters.sinks) as decoder:
+    with decoder_of(model, masters.sinks, settings.neftune or 0.0) as decoder:
         rehearsed = [*steps[:_STEPS], max(steps, key=decoder.computed)]  # the largest one, for its memory
-        cost = _Cost(decoder)
+        text = replay.step(0) if replay else []
+        cost = _Cost(decoder, text)
         objective.prepare(decoder, [bundle for step in rehearsed for bundle in step] + held_out, 2048)
         model.train()
-        schedule = decide(decoder, objective, steps, settings, masters)
+        schedule = decide(decoder, objective, steps, settings, masters, [text] * len(steps))
         decoder.arrange(checkpoint=schedule.checkpoint, compiled=schedule.compile)
         optimiser = make_optimiser(settings.optimiser, masters, settings.weight_decay)
-        seconds = [_step(decoder, objective, step, settings, masters, optimiser, schedule) for step in rehearsed]
+        beside = [(replay.objective, text)] if replay else []
+        seconds = [
+            _step(decoder, [(objective, step), *beside], settings, masters, optimiser, schedule) for step in rehearsed
+        ]
         validation = _validation(decoder, objective, held_out, schedule)
     each = sum(seconds[1:]) / sum(map(cost, rehearsed[1:]))
     extra = max(0.0, seconds[0] - each * cost(steps[0]))  # compilation, and first touches of memory
@@ -71,22 +82,34 @@ def rehearse(
 
 
 class _Cost:
-    """A step's multiplications: the blocks' weights for each computed token, the head's for each labelled one."""
+    """A step's multiplications: the blocks' weights for each computed token, the head's for each labelled one.
 
-    def __init__(self, decoder: Decoder) -> None:
+    To each step, those of the text beside it are added.
+    """
+
+    def __init__(self, decoder: Decoder, text: Sequence[Bundle]) -> None:
         self._decoder = decoder
         self._head = decoder.head.weight.numel()
-        self._blocks = sum(parameter.numel() for parameter in decoder.model.parameters()) - self._head
+        self._blocks = sum(map(_size, decoder.model.parameters())) - self._head
+        self._text = self._of(text)
 
     def __call__(self, step: Sequence[Bundle]) -> float:
+        return self._of(step) + self._text
+
+    def _of(self, step: Sequence[Bundle]) -> float:
         labelled = sum(row.labelled for bundle in step for row in bundle)
         return float(self._blocks * self._decoder.computed(step) + self._head * labelled)
 
 
+def _size(parameter: Any) -> int:
+    """Weights of a parameter, also where four bits hold one."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state else int(parameter.numel())
+
+
 def _step(
     decoder: Decoder,
-    objective: Objective,
-    step: Sequence[Bundle],
+    parts: Sequence[tuple[Objective, Sequence[Bundle]]],
     settings: TuneSettings,
     masters: Masters,
     optimiser: Any,
@@ -97,7 +120,8 @@ def _step(
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(0, 1000, settings.learning_rate, 0.1, settings.schedule)
     for _ in range(1 if masters.kept else 2):
-        add_gradients(decoder, objective, step, schedule.micro_tokens, masters)
+        for objective, bundles in parts:
+            add_gradients(decoder, objective, bundles, schedule.micro_tokens, masters)
     masters.clip(settings.clip)
     if masters.kept:
         optimiser.step()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from shinan.core.errors import DataError, ShinanError
+from shinan.core.errors import ConfigError, DataError, Problem, ShinanError, nearest
 from shinan.core.example import Example, Message
 from shinan.core.hashing import derive_seed
 from shinan.core.verdict import Verdict
@@ -18,6 +19,9 @@ from shinan.train.settings import TuneSettings
 Step = tuple[int, ...]
 """Indices of the bundles of one optimiser step."""
 TooLong = Literal["drop", "refuse", "truncate"]
+Loss = Literal["all", "last"]
+Weights = Mapping[str, Mapping[str, float]]
+"""{tag: {value: weight}}: rows with that tag count so many times."""
 
 
 class _Unfit(Exception):  # noqa: N818 - a verdict on its way, not an error
@@ -31,6 +35,8 @@ def tokenise(
     *,
     too_long: TooLong = "drop",
     pairs: bool = False,
+    loss: Loss = "all",
+    weights: Weights | None = None,
 ) -> tuple[list[Bundle], list[tuple[Example, Verdict]]]:
     """Render every example into ids and mask: one row (one for each trained reply, if an encoder reads the prompt), or
     with `pairs` its chosen and its rejected row.
@@ -39,13 +45,15 @@ def tokenise(
     `no_pair`, `not_renderable`). An answer is never cut, for one without its end would teach not to stop: what is
     longer than `max_tokens` is dropped, refused, or loses the beginning of its context.
 
-    Raises DataError for a row that is too long, with `refuse`.
+    Raises DataError for a row that is too long, with `refuse`, and ConfigError for tags in `weights` that no row has.
     """
+    weights = weights or {}
+    _check_tags(examples, weights)
     bundles: list[Bundle] = []
     dropped: list[tuple[Example, Verdict]] = []
     for example in examples:
         try:
-            bundle = _bundle(example, chat, pairs)
+            bundle = _weighted(_bundle(example, chat, pairs, loss), example, weights)
             size = max(len(row.ids) for row in bundle)
             if size > max_tokens and too_long == "truncate":
                 alike = [bundle] if pairs else [(row,) for row in bundle]  # a pair keeps the prompt that it shares
@@ -62,9 +70,38 @@ def tokenise(
     return bundles, dropped
 
 
-def _bundle(example: Example, chat: ChatFormat, pairs: bool) -> Bundle:
+def taught(messages: Sequence[Message], loss: Loss) -> Sequence[Message]:
+    """The turns of a row, of which with `last` only the last trained one is trained."""
+    trained = [number for number, turn in enumerate(messages) if turn.trained]
+    if loss == "all" or not trained:
+        return messages
+    return tuple(turn if number == trained[-1] else replace(turn, train=False) for number, turn in enumerate(messages))
+
+
+def _check_tags(examples: Sequence[Example], weights: Weights) -> None:
+    problems = []
+    for tag, values in weights.items():
+        found = {example.tags[tag] for example in examples if tag in example.tags}
+        if not found:
+            known = {name for example in examples for name in example.tags}
+            problems.append(Problem(f"no row has the tag {tag!r}", f"tune.weights.{tag}", nearest(tag, known)))
+            continue
+        for value in sorted(values.keys() - found):
+            what = f"no row has the value {value!r} of the tag {tag!r}"
+            problems.append(Problem(what, f"tune.weights.{tag}.{value}", nearest(value, found)))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _weighted(bundle: Bundle, example: Example, weights: Weights) -> Bundle:
+    factor = math.prod(values.get(example.tags.get(tag, ""), 1.0) for tag, values in weights.items())
+    return bundle if factor == 1 else tuple(replace(row, weight=row.weight * factor) for row in bundle)
+
+
+def _bundle(example: Example, chat: ChatFormat, pairs: bool, loss: Loss) -> Bundle:
     if not pairs:
-        return tuple(_row(example, messages, chat) for messages in chat.split(example.messages))
+        turns = taught(example.messages, loss)
+        return tuple(_row(example, messages, chat) for messages in chat.split(turns))
     if not example.rejected or example.reply is None:
         raise _Unfit("no_pair", "it has no rejected reply beside the chosen one")
     # Of a pair, only the two last turns differ, and only they are compared.
@@ -158,12 +195,19 @@ def plan_bundles(bundles: Sequence[Bundle], settings: TuneSettings, seed: int) -
     )
 
 
+def shuffled(count: int, seed: int) -> list[int]:
+    """The numbers below `count` in an order drawn by seed."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
 def _order(count: int, tasks: Sequence[str], together: int, seed: int) -> list[int]:
+    if together == 1:
+        return shuffled(count, seed)
     draw = random.Random(seed)
     order = list(range(count))
     draw.shuffle(order)
-    if together == 1:
-        return order
     members: dict[str, list[int]] = {}
     for index in order:
         members.setdefault(tasks[index], []).append(index)

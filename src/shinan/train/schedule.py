@@ -132,17 +132,20 @@ def decide(
     steps: Sequence[Sequence[Bundle]],
     settings: TuneSettings,
     masters: Masters,
+    beside: Sequence[Sequence[Bundle]] = (),
 ) -> Schedule:
     """Measure, and forecast the run; every rank measures, and rank 0 decides. Leaves the masters' gradients at zero.
+
+    `beside` is other text that is computed in each step.
 
     Raises TrainingError if one bundle's activations (a whole step's, for `lomo`) will not fit into memory, even
     computed twice, or `lomo` is not allowed a step's tokens.
     """
     probe = _measure(decoder, objective, _first(decoder, steps), masters)
-    tokens = sum(decoder.computed(step) for step in steps)
+    tokens = sum(decoder.computed(step) for step in (*steps, *beside))
     whole = settings.optimiser == "lomo"  # which cannot divide a step
-    parts = (part for step in steps for part in ([step] if whole else [[bundle] for bundle in step]))
-    longest = max(map(decoder.computed, parts))
+    parts = [part for step in steps for part in ([step] if whole else [[bundle] for bundle in step])]
+    longest = max(map(decoder.computed, (*parts, *([bundle] for step in beside for bundle in step))))
     if whole and settings.micro_tokens and settings.micro_tokens < longest:
         raise TrainingError(
             f"lomo computes a step in one forward pass: {longest} tokens, and tune.micro_tokens is less",

@@ -18,10 +18,11 @@ from shinan.train.objective import Objective
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """A step's loss and how many tokens were computed for it, over all ranks."""
+    """A step's loss, tokens computed for it (both over all ranks), and the mean loss of the text beside it."""
 
     loss: float
     computed: int
+    beside: float = 0.0
 
 
 def add_gradients(
