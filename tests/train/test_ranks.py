@@ -205,10 +205,11 @@ def test_a_full_disk_is_told_once_and_leaves_the_last_checkpoint(tiny_decoder: P
 @pytest.mark.promise3
 @pytest.mark.promise10
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_deaths_and_signals_cost_nothing(two: Path, tiny_decoder: Path, tmp_path: Path) -> None:
+def test_deaths_and_signals_cost_nothing(tiny_decoder: Path, tmp_path: Path) -> None:
     """A rank that dies ends the other; SIGTERM saves on all; the same number of ranks ends at the same bits."""
     cases = {"shards": CASES["shards"] | {"epochs": 2}}
     metrics = tmp_path / "shards" / "metrics.jsonl"
+    (tmp_path / "whole").mkdir()
 
     process = start(2, tiny_decoder, tmp_path, cases)
     _wait_for_lines(process, metrics, 4)
@@ -228,6 +229,6 @@ def test_deaths_and_signals_cost_nothing(two: Path, tiny_decoder: Path, tmp_path
     assert (tmp_path / "shards" / "states" / f"step-{done}" / "state.json").exists()
 
     ran(2, tiny_decoder, tmp_path, cases)
-    whole = two / "shards"
+    whole = ran(2, tiny_decoder, tmp_path / "whole", cases) / "shards"
     assert (tmp_path / "shards" / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
     assert _metrics(tmp_path / "shards") == _metrics(whole)

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from shinan.core.dataset import describe_files, new_folder, write_atomic
+from shinan.core.dataset import describe_files, new_folder, write_atomic, writing
 from shinan.core.errors import TrainingError
 from shinan.core.hashing import file_sha256
 from shinan.train import ranks
@@ -65,7 +65,9 @@ def save_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
     path = folder / f"step-{scalars.step}"
     tensors = _flatten(masters, optimiser)
     if ranks.rank():
-        _write(Path(ranks.said_by(0, None)), tensors)
+        beside = Path(ranks.said_by(0, None))
+        with writing(path):
+            _write(beside, tensors)
         ranks.said_by(0, None)
         return
     with new_folder(path) as beside:
@@ -97,7 +99,7 @@ def load_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
             raise TrainingError("this checkpoint is damaged", where=str(path), fix="delete it and run again")
         try:
             _restore(_read(path, masters), masters, optimiser)
-        except (SafetensorError, KeyError, RuntimeError) as error:
+        except (SafetensorError, KeyError) as error:
             raise TrainingError(
                 f"this checkpoint does not fit: {error}", where=str(path), fix="delete it and run again"
             ) from error
