@@ -26,6 +26,7 @@ from shinan.train.rows import tokenise
 from shinan.train.settings import FreezeSettings, LoraSettings, PrefixSettings, PromptSettings, TuneSettings
 from shinan.train.sft import sft
 
+CLOCKED = {"seconds", "labelled_tokens_per_second", "flop_share", "memory_bytes"}
 SETTINGS = TuneSettings(
     method="full", epochs=2, batch_size=4, learning_rate=5e-3, validation=0.2, validate_every=0.25, save_every=1e-6
 )
@@ -47,6 +48,18 @@ _CHANGES: dict[str, dict[str, Any]] = {
 METHODS = {
     name: SETTINGS.model_copy(update={"neftune": 5.0, "learning_rate": 1e-2, **changes})
     for name, changes in _CHANGES.items()
+}
+
+# The same without draws of their own, which would differ between ranks.
+STEADY = {
+    name: METHODS[name].model_copy(update={"neftune": None, "lora": section})
+    for name, section in {
+        **dict.fromkeys(("full", "ia3", "bitfit", "prefix", "prompt")),
+        "lora": LoraSettings(rank=4),
+        "rslora": LoraSettings(rank=4, rslora=True),
+        "dora": LoraSettings(rank=4, dora=True),
+        "qlora": LoraSettings(rank=4),
+    }.items()
 }
 
 
@@ -94,9 +107,19 @@ def train(
     return fitted
 
 
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run, without what is measured by the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCKED} for line in lines]
+
+
 def several(model_folder: Path, out: Path, cases: dict[str, dict[str, Any]]) -> None:
-    """A run for each case, one after another, by all processes that torchrun has started."""
+    """A run for each case, one after another, by all processes that torchrun has started; {"steady": METHOD} is one of
+    `STEADY`."""
     for name, changes in cases.items():
+        if steady := changes.get("steady"):
+            train(model_folder, out / name, STEADY[steady])
+            continue
         more = {"lora": LoraSettings(rank=4)} if changes.get("method") == "lora" else {}
         dtype = torch.bfloat16 if changes.get("precision") == "bf16" else torch.float32
         train(model_folder, out / name, SETTINGS.model_copy(update=changes | more), dtype)

@@ -27,14 +27,7 @@ from shinan.train.engine import Places, fit
 from shinan.train.schedule import Schedule, record
 from shinan.train.settings import LoraSettings, TuneSettings
 from shinan.train.sft import Sft, sft
-from tests.train.runs import SETTINGS, token_rows, train
-
-CLOCKED = {"seconds", "labelled_tokens_per_second", "flop_share", "memory_bytes"}
-
-
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key not in CLOCKED} for line in lines]
+from tests.train.runs import SETTINGS, metrics, token_rows, train
 
 
 def _places(folder: Path) -> Places:
@@ -60,7 +53,7 @@ def test_forward_passes_of_any_size_give_the_same_weights(tiny_decoder: Path, tm
 
 def test_training_lowers_the_loss_and_keeps_the_best(tiny_decoder: Path, tmp_path: Path) -> None:
     fitted = train(tiny_decoder, tmp_path)
-    lines = _metrics(tmp_path)
+    lines = metrics(tmp_path)
     losses = [line["loss"] for line in lines if "loss" in line]
     held = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     assert losses[-1] < 0.7 * losses[0]
@@ -76,7 +69,7 @@ def test_an_interrupt_saves_and_the_run_goes_on(tiny_decoder: Path, tmp_path: Pa
     _wait_for_lines(process, tmp_path / "metrics.jsonl", 4)
     process.send_signal(signal.SIGINT)
     process.wait()
-    done = max(line["step"] for line in _metrics(tmp_path) if "loss" in line)
+    done = max(line["step"] for line in metrics(tmp_path) if "loss" in line)
     assert (tmp_path / "states" / f"step-{done}" / "state.json").exists()
 
 
@@ -150,7 +143,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(
     places = _places(tmp_path)
     settings = SETTINGS.model_copy(update={"epochs": 0.2})
     fit(fresh(), sft(), token_rows(tiny_decoder), settings, key="another", seed=0, places=places)
-    assert max(line["step"] for line in _metrics(tmp_path)) == 1
+    assert max(line["step"] for line in metrics(tmp_path)) == 1
 
 
 class _Growing(Sft):
@@ -188,7 +181,7 @@ def test_a_loss_that_swings_from_step_to_step_is_no_explosion(
 ) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 6, "learning_rate": 1e-9, "validation": 0.0})
     fit(fresh(), _Swinging(), token_rows(tiny_decoder), settings, key="k", seed=0, places=_places(tmp_path))
-    losses = [line["loss"] for line in _metrics(tmp_path)]
+    losses = [line["loss"] for line in metrics(tmp_path)]
     assert sum(losses[-8:]) > 4 * sum(losses[:8])
 
 

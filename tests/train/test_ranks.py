@@ -20,7 +20,7 @@ from shinan.core.errors import TrainingError
 from shinan.train import ranks, schedule
 from shinan.train.schedule import divides
 from tests.disk import disk
-from tests.train.runs import SETTINGS, several, train
+from tests.train.runs import SETTINGS, metrics, several, train
 
 ROOT = Path(__file__).parents[2]
 CASES: dict[str, dict[str, Any]] = {
@@ -56,18 +56,13 @@ def ran(count: int, model: Path, out: Path, cases: dict[str, Any]) -> Path:
     return out
 
 
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
 def _weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "last.safetensors")
 
 
-def _close(ours: Path, expected: Path, away: float) -> None:
+def assert_close(ours: Path, expected: Path, away: float) -> None:
     """The same losses, and weights `away` apart at most, relative to their norm."""
-    for one, other in zip(_metrics(ours), _metrics(expected), strict=True):
+    for one, other in zip(metrics(ours), metrics(expected), strict=True):
         assert one == pytest.approx(other, rel=max(away, 2e-5)), one
     found = _weights(ours)
     for name, weight in _weights(expected).items():
@@ -91,7 +86,7 @@ def one(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.promise9
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_train_as_one(one: Path, two: Path, case: str) -> None:
-    _close(two / case, one / case, 0.02 if case.startswith("bf16") else 1e-3)
+    assert_close(two / case, one / case, 0.02 if case.startswith("bf16") else 1e-3)
 
 
 @pytest.mark.promise9
@@ -208,11 +203,11 @@ def test_a_full_disk_is_told_once_and_leaves_the_last_checkpoint(tiny_decoder: P
 def test_deaths_and_signals_cost_nothing(tiny_decoder: Path, tmp_path: Path) -> None:
     """A rank that dies ends the other; SIGTERM saves on all; the same number of ranks ends at the same bits."""
     cases = {"shards": CASES["shards"] | {"epochs": 2}}
-    metrics = tmp_path / "shards" / "metrics.jsonl"
+    lines = tmp_path / "shards" / "metrics.jsonl"
     (tmp_path / "whole").mkdir()
 
     process = start(2, tiny_decoder, tmp_path, cases)
-    _wait_for_lines(process, metrics, 4)
+    _wait_for_lines(process, lines, 4)
     os.kill(_children(process)[1], signal.SIGKILL)
     began = time.monotonic()
     _, said = process.communicate(timeout=60)
@@ -221,14 +216,14 @@ def test_deaths_and_signals_cost_nothing(tiny_decoder: Path, tmp_path: Path) -> 
     assert said.count("another process of this run has died") <= 1
 
     process = start(2, tiny_decoder, tmp_path, cases)
-    _wait_for_lines(process, metrics, 8)
+    _wait_for_lines(process, lines, 8)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    done = max(line["step"] for line in _metrics(tmp_path / "shards") if "loss" in line)
+    done = max(line["step"] for line in metrics(tmp_path / "shards") if "loss" in line)
     assert (tmp_path / "shards" / "states" / f"step-{done}" / "state.json").exists()
 
     ran(2, tiny_decoder, tmp_path, cases)
     whole = ran(2, tiny_decoder, tmp_path / "whole", cases) / "shards"
     assert (tmp_path / "shards" / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
-    assert _metrics(tmp_path / "shards") == _metrics(whole)
+    assert metrics(tmp_path / "shards") == metrics(whole)

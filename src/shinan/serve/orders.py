@@ -125,7 +125,7 @@ def _encoded(served: Served, text: str | list[int], where: str) -> Sequence[int]
     _check_length(served, len(text), where)
     if not (ids := served.chat.render_text(text)):
         raise ConfigError([Problem("an empty prompt is nothing to go on with", where, "give some text")])
-    return ids
+    return list(ids)
 
 
 def _check_length(served: Served, characters: int, field: str) -> None:
