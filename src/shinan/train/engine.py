@@ -8,21 +8,17 @@ forward passes, and perhaps the blocks' weights (`train.ranks`, `train.shards`);
 from __future__ import annotations
 
 import io
-import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from shinan.core.dataset import write_atomic, writing
 from shinan.core.errors import Interrupted, TrainingError
 from shinan.core.hashing import derive_seed
 from shinan.core.progress import Progress, progress
@@ -31,8 +27,8 @@ from shinan.models.decoder import Decoder
 from shinan.models.family import decoder_of
 from shinan.models.forest import Bundle
 from shinan.models.memory import give_back_freed_memory, keep_freed_memory
-from shinan.train import ranks
-from shinan.train.live import SAMPLES, Live
+from shinan.train import lines, ranks
+from shinan.train.live import Live
 from shinan.train.lomo import Lomo
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
@@ -42,7 +38,8 @@ from shinan.train.rows import Step, plan_bundles, split, steps_per_epoch
 from shinan.train.schedule import Schedule, decide, divides, recall, record, smaller
 from shinan.train.settings import TuneSettings
 from shinan.train.shards import divided
-from shinan.train.state import Scalars, load_state, save_state
+from shinan.train.signals import stop_requests
+from shinan.train.state import Scalars, load_best, load_state, save_best, save_state
 from shinan.train.step import Summed, add_gradients, mean_loss
 
 _WINDOW = 8  # steps looked at when judging whether the loss explodes
@@ -134,11 +131,11 @@ def fit(
         with decoder_of(model, masters.sinks, settings.neftune or 0.0) as decoder:
             run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat, replay)
             steps = list(plan_bundles(run.bundles, settings, seed))
-            _rewind(places.metrics, run.scalars.step)
-            if (samples := places.metrics.with_name(SAMPLES)).exists():
-                _rewind(samples, run.scalars.step)
+            if ranks.rank() == 0:
+                lines.rewind(places.metrics, run.scalars.step)
+                run.live.rewind(run.scalars.step)
             work = progress("tuning", _work(run, steps), "tokens", stream=_stream())
-            with closing(run.live), _signals() as caught, work as bar:
+            with closing(run.live), stop_requests() as caught, work as bar:
                 _loop(run, steps, bar, caught)
         last = {name: weight.clone() for name, weight in masters.gathered().items()}
     model.eval()
@@ -146,7 +143,7 @@ def fit(
 
     def restore(which: str) -> None:
         best = which == "best" and run.held
-        _put(model, load_file(_best(run)) if best else last)
+        _put(model, load_best(places.states, run.scalars.best_step) if best else last)
 
     return Fitted(_facts(run, steps) if ranks.rank() == 0 else {}, restore)
 
@@ -307,7 +304,7 @@ def _validate(run: _Run) -> None:
     run.decoder.model.train()
     if run.scalars.best_loss is None or loss < run.scalars.best_loss:
         run.scalars.best_loss, run.scalars.best_step, run.scalars.stale = loss, run.scalars.step, 0
-        _save_best(run)
+        save_best(run.places.states, run.scalars.best_step, run.masters)
     else:
         run.scalars.stale += 1
     seconds = time.monotonic() - start
@@ -332,29 +329,8 @@ def _steps(run: _Run, epochs: float) -> int:
     return max(1, round(epochs * steps_per_epoch(len(run.bundles), run.settings.batch_size)))
 
 
-def _best(run: _Run) -> Path:
-    return run.places.states / f"best-{run.scalars.best_step}.safetensors"
-
-
-def _save_best(run: _Run) -> None:
-    """Older bests stay until the run ends: a checkpoint to resume from may still name one of them."""
-    weights = run.masters.gathered()
-    if ranks.rank():
-        return
-    path = _best(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    try:
-        with writing(path):
-            save_file(weights, beside)
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _facts(run: _Run, steps: Sequence[Step]) -> dict[str, Any]:
-    lines = [json.loads(line) for line in run.places.metrics.read_text("utf-8").splitlines()]
-    done = [line for line in lines if "loss" in line]
+    done = [line for line in lines.read(run.places.metrics) if "loss" in line]
     last = [line["loss"] for line in done[-_WINDOW:]]
     tokens = sum(line["tokens"] for line in done)
     return {
@@ -400,45 +376,5 @@ def _tokens(run: _Run, step: Step) -> int:
 def _log(run: _Run, line: dict[str, Any]) -> None:
     if ranks.rank():
         return
-    with writing(run.places.metrics), run.places.metrics.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+    lines.append(run.places.metrics, line)
     run.live.tell(line)
-
-
-def _rewind(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be done again (a kill can also leave half a line)."""
-    if ranks.rank():
-        return
-    kept = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() and step else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            break
-    write_atomic(path, "".join(line + "\n" for line in kept))
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], int]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop at the next step: its number, 0 before it came.
-
-    A second one stops at once.
-    """
-    caught: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    try:
-        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals stay with whoever has them
-        yield lambda: 0
-        return
-    try:
-        yield lambda: caught[0] if caught else 0
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

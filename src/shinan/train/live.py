@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from shinan.core.dataset import write_atomic, writing
+from shinan.core.dataset import write_atomic
 from shinan.core.errors import RunError
 from shinan.models.chat import ChatFormat
 from shinan.models.decode import Row
@@ -27,7 +27,7 @@ from shinan.models.generator import Sampling
 from shinan.models.memory import used_memory
 from shinan.models.precision import matrix_rate
 from shinan.models.reply import ReplyText
-from shinan.train import ranks
+from shinan.train import lines, ranks
 from shinan.train.settings import TuneSettings
 
 _WINDOW = 8  # steps over which the shown speed is taken
@@ -113,18 +113,21 @@ class Live:
         decode(self._decoder.model, rows)
         if ranks.rank():  # where blocks are divided, all must compute the replies
             return
-        path = self._folder / SAMPLES
-        with writing(path), path.open("a", encoding="utf-8") as stream:
-            for given, start, text in texts:
-                text.close()
-                said = {
-                    "step": step,
-                    "row": given.row,
-                    "prompt": self._chat.tokenizer.decode(given.ids[:start]),
-                    "target": self._chat.tokenizer.decode(given.ids[start:], place="inside"),
-                    "reply": text.text,
-                }
-                stream.write(json.dumps(said, ensure_ascii=False) + "\n")
+        for given, start, text in texts:
+            text.close()
+            said = {
+                "step": step,
+                "row": given.row,
+                "prompt": self._chat.tokenizer.decode(given.ids[:start]),
+                "target": self._chat.tokenizer.decode(given.ids[start:], place="inside"),
+                "reply": text.text,
+            }
+            lines.append(self._folder / SAMPLES, said)
+
+    def rewind(self, step: int) -> None:
+        """Drop the sample replies of steps that will be done again."""
+        if (path := self._folder / SAMPLES).exists():
+            lines.rewind(path, step)
 
     def close(self) -> None:
         """Close the trackers."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -152,6 +152,32 @@ def _read(folder: Path, masters: Masters) -> dict[str, Tensor]:
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from error
     return wanted
+
+
+def save_best(folder: Path, step: int, masters: Masters) -> None:
+    """Write the weights of a step beside the checkpoints. Those of earlier steps stay until the run ends: a checkpoint
+    to resume from may still name one of them."""
+    weights = masters.gathered()
+    if ranks.rank():
+        return
+    path = _best(folder, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    try:
+        with writing(path):
+            save_file(weights, beside)
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_best(folder: Path, step: int) -> dict[str, Tensor]:
+    """What `save_best` wrote, by parameter."""
+    return load_file(_best(folder, step))
+
+
+def _best(folder: Path, step: int) -> Path:
+    return folder / f"best-{step}.safetensors"
 
 
 def _checkpoints(folder: Path) -> Sequence[Path]:
