@@ -23,6 +23,7 @@ from shinan.core.dataset import read_manifest
 from shinan.recipe.doctor import verify
 from tests.disk import disk
 from tests.recipe.tiny_recipe import RECIPE, write_recipe
+from tests.train.runs import CLOCKED
 
 # Processes are forked from one that has everything imported: a start costs milliseconds in place of seconds, and so
 # a random moment falls into the work and not into the imports.
@@ -114,7 +115,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 # In JSON files; metrics.jsonl holds seconds, so that its hash in a manifest is measured too.
-_MEASURED = {"seconds", "wall_seconds", "tokens_per_second", "created", "free_bytes", "../../metrics.jsonl"}
+_MEASURED = CLOCKED | {"wall_seconds", "tokens_per_second", "created", "free_bytes", "../../metrics.jsonl"}
 
 
 def _decided(value: Any) -> Any:
@@ -191,7 +192,7 @@ def _terminated(place: Place, file: str, lines: int) -> int:
 @pytest.mark.promise3
 def test_asked_to_terminate_while_tuning_it_saves_first(whole: Place, tmp_path: Path) -> None:
     place = _place(tmp_path)
-    assert _terminated(place, "metrics.jsonl", 2) == 130
+    assert _terminated(place, "metrics.jsonl", 2) == 143
     assert _said(place).endswith("interrupted; the same command goes on from here\n")
     assert list((place.folder / "checkpoints" / "states").glob("step-*/state.json"))
     _finish(place)
@@ -211,7 +212,7 @@ def test_asked_to_terminate_while_evaluating_it_goes_on_later(whole: Place, tmp_
 @pytest.mark.promise10
 def test_a_damaged_checkpoint_is_told_and_without_it_the_run_goes_on(whole: Place, tmp_path: Path) -> None:
     place = _place(tmp_path)
-    assert _terminated(place, "metrics.jsonl", 4) == 130
+    assert _terminated(place, "metrics.jsonl", 4) == 143
     newest = max((place.folder / "checkpoints" / "states").glob("step-*"), key=lambda path: int(path.name[5:]))
     content = bytearray((newest / "tensors.safetensors").read_bytes())
     content[-1] ^= 1
