@@ -15,6 +15,7 @@ from tokenizers import Regex, pre_tokenizers
 from shinan.core.errors import ConfigError, ModelError, RunError
 from shinan.models.card import load_card
 from shinan.models.tokenizer import Tokenizer
+from shinan.serve import export as export_of
 from shinan.serve import gguf_file, gguf_tokens
 from shinan.serve.export import Form, check_form, export
 from shinan.serve.gguf_file import Type
@@ -118,6 +119,22 @@ def _no_shift(name: str, values: Any, config: Any) -> Any:
 
 
 @pytest.mark.promise4
+def test_an_encoder_decoder_is_read_as_one(tiny_seq2seq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parity = _export(tiny_seq2seq, tmp_path / "out", "safetensors")
+    assert (parity.greedy_equal, parity.top1_agreement, parity.max_difference) == (4, 1.0, 0.0)
+
+    def other(folder: Path) -> Any:
+        model = loaded(folder)
+        model.decoder.final_layer_norm.weight.data.mul_(1.01)
+        return model
+
+    loaded = export_of._loaded
+    monkeypatch.setattr(export_of, "_loaded", other)
+    with pytest.raises(ModelError, match="the exported model is not the trained one"):
+        _export(tiny_seq2seq, tmp_path / "again", "safetensors")
+    assert not (tmp_path / "again").exists()
+
+
 @pytest.mark.parametrize("name", ["gemma3", "llama"])
 def test_a_wrong_layout_is_found_and_nothing_is_left(
     folders: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -23,7 +23,14 @@ from shinan.models.tokenizer import Tokenizer
 from shinan.train import methods, ranks
 from shinan.train.engine import Fitted, Places, fit
 from shinan.train.rows import tokenise
-from shinan.train.settings import FreezeSettings, LoraSettings, PrefixSettings, PromptSettings, TuneSettings
+from shinan.train.settings import (
+    FreezeSettings,
+    LoraSettings,
+    PrefixSettings,
+    PromptSettings,
+    SampleSettings,
+    TuneSettings,
+)
 from shinan.train.sft import sft
 
 CLOCKED = {"seconds", "labelled_tokens_per_second", "flop_share", "memory_bytes"}
@@ -120,7 +127,8 @@ def several(model_folder: Path, out: Path, cases: dict[str, dict[str, Any]]) -> 
         if steady := changes.get("steady"):
             train(model_folder, out / name, STEADY[steady])
             continue
-        more = {"lora": LoraSettings(rank=4)} if changes.get("method") == "lora" else {}
+        more: dict[str, Any] = {"lora": LoraSettings(rank=4)} if changes.get("method") == "lora" else {}
+        more |= {"sample": SampleSettings(**changes["sample"])} if "sample" in changes else {}
         dtype = torch.bfloat16 if changes.get("precision") == "bf16" else torch.float32
         train(model_folder, out / name, SETTINGS.model_copy(update=changes | more), dtype)
 

@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "bf16-shards": {"precision": "bf16", "shard": "on"},
     "adamw8bit": {"optimiser": "adamw8bit"},
+    "watched": {"shard": "on", "sample": {"prompts": 2, "every": 1.0}},
 }
 
 
@@ -87,6 +88,13 @@ def one(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_train_as_one(one: Path, two: Path, case: str) -> None:
     assert_close(two / case, one / case, 0.02 if case.startswith("bf16") else 1e-3)
+
+
+def test_sample_replies_are_written_once(one: Path, two: Path) -> None:
+    """All ranks compute them where blocks are divided."""
+    found, expected = ((folder / "watched" / "samples.jsonl").read_text("utf-8") for folder in (two, one))
+    assert found.splitlines()[:2] == expected.splitlines()[:2]  # before the first step
+    assert len(found.splitlines()) == len(expected.splitlines()) == 6
 
 
 @pytest.mark.promise9

@@ -37,7 +37,7 @@ def export_named(ref: str, form: str, *, type_: str | None, out: Path | None) ->
         return {"README.md": readme} | ({"DATA.md": data_card(report)} if report else {})
 
     if card.base is not None and form != "adapter":
-        fix = "name the run that tuned it, or merge it into its base first"
+        fix = "export the adapter, or name the run that tuned it if its method ends as whole weights"
         raise ModelError("this is an adapter, and an export begins with the whole model", where=ref, fix=fix)
     beside = source if card.base is not None else source.parent / ADAPTER
     adapter = beside if (beside / CARD).is_file() and (run or card.base is not None) else None

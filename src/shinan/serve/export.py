@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from shinan.core.dataset import new_folder, write_atomic
 from shinan.core.errors import ConfigError, ModelError, Problem, RunError, nearest
@@ -90,7 +90,7 @@ def gguf_name(card: Card, type_: Type) -> str:
 def _safetensors(trained: Path, out: Path, card: Card) -> Parity:
     _copy(trained, out, card)
     with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, local_files_only=True).eval()
+        model = _loaded(out).eval()
         tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
     return _compared(observe(trained), model, tokenizer, EXACT, "safetensors", "transformers", [])
 
@@ -106,13 +106,17 @@ def _adapter(trained: Path, out: Path, adapter: Path | None) -> Parity:
     merged = json.loads(config.read_text("utf-8")).get("dtype") if config.is_file() else "float32"
     with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = AutoModelForCausalLM.from_pretrained(
-            sources.resolve(str(card.base)), dtype=torch.float32, local_files_only=True
-        )
-        model = PeftModel.from_pretrained(base, str(out)).eval()
+        model = PeftModel.from_pretrained(_loaded(sources.resolve(str(card.base))), str(out)).eval()
         tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
     rounding = EXACT if merged == "float32" else BF16
     return _compared(observe(trained), model, tokenizer, rounding, "adapter", "peft", [])
+
+
+def _loaded(folder: Path) -> Any:
+    """A whole model by transformers alone, in fp32."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
 def _gguf(trained: Path, out: Path, card: Card, type_: Type) -> Parity:

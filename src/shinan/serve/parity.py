@@ -19,7 +19,7 @@ from torch import Tensor
 from shinan.core.errors import ModelError
 from shinan.core.example import Message, Part
 from shinan.models.card import load_card
-from shinan.models.chat import ChatFormat, chat_format
+from shinan.models.chat import ChatFormat, chat_format, default_format
 from shinan.models.checkpoint import load_model
 from shinan.models.generator import Request, Sampling
 from shinan.models.local import LocalGenerator
@@ -73,8 +73,9 @@ class Behaviour:
         tokenizer: its tokenizer.
         stop_ids: ids that end its replies.
         prompts: token ids of each question.
+        sources: how many of them an encoder reads; 0 for a model without one.
         replies: token ids of each greedy reply, without its terminator.
-        logits: [prompt and reply, vocabulary] in fp32 for each question.
+        logits: [prompt and reply, vocabulary] in fp32 for each question; of what the decoder reads, if there are two.
         layers: its number of layers.
     """
 
@@ -82,6 +83,7 @@ class Behaviour:
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
     prompts: list[list[int]]
+    sources: list[int]
     replies: list[list[int]]
     logits: list[Tensor]
     layers: int
@@ -142,23 +144,22 @@ def observe(folder: Path) -> Behaviour:
     tokenizer, card, model = Tokenizer.load(folder), load_card(folder), load_model(folder, torch.float32)
     name = card.chat or ("tokenizer" if tokenizer.chat_template else None)
     chat = chat_format(name, tokenizer) if name else None
-    generator = LocalGenerator(card.name, model, chat or chat_format("plain", tokenizer))
+    raw = default_format(tokenizer) if tokenizer.decoder_start is not None else chat_format("plain", tokenizer)
+    generator = LocalGenerator(card.name, model, chat or raw)
     sampling = Sampling(max_new_tokens=_NEW)
     requests = [
         Request(messages=_question(text), sampling=sampling) if chat else Request(prompt=text, sampling=sampling)
         for text in QUESTIONS
     ]
     stop_ids = chat.stop_ids if chat else generator.chat.stop_ids
-    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-    prompts = [
-        list(chat.render_prompt(_question(text))) if chat else [*begin, *tokenizer.encode(text)] for text in QUESTIONS
-    ]
+    prompts = [list(chat.render_prompt(_question(text)) if chat else raw.render_text(text)) for text in QUESTIONS]
     replies = [[id_ for id_ in reply.ids if id_ not in stop_ids] for reply in generator.generate(requests)]
-    logits = [_logits(model, prompt + reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    sources = [(chat or generator.chat).source(prompt) for prompt in prompts]
+    logits = [_logits(model, *asked) for asked in zip(prompts, sources, replies, strict=True)]
     layers = model.config.num_hidden_layers
     del model, generator
     gc.collect()
-    return Behaviour(chat, tokenizer, stop_ids, prompts, replies, logits, layers)
+    return Behaviour(chat, tokenizer, stop_ids, prompts, sources, replies, logits, layers)
 
 
 def compare(
@@ -180,7 +181,8 @@ def compare(
         reader: what loaded it, for people.
         wrong: what is known to be wrong already.
     """
-    logits = [_logits(model, prompt + reply) for prompt, reply in zip(trained.prompts, trained.replies, strict=True)]
+    asked = list(zip(trained.prompts, trained.sources, trained.replies, strict=True))
+    logits = [_logits(model, *each) for each in asked]
     expected = math.sqrt(2 * trained.layers + 1) * max(rounding.error, _SAME) * float(torch.cat(trained.logits).std())
     gaps = [(ours - theirs).abs() for ours, theirs in zip(trained.logits, logits, strict=True)]
     most = max(float(gap.max()) for gap in gaps)
@@ -191,8 +193,8 @@ def compare(
         if not found <= allowed:
             problems.append(f"logits differ by {found:.3g} {name}, and {allowed:.2g} is the tolerance ({rounding.why})")
     equal, ties = 0, 0
-    for index, (prompt, reply) in enumerate(zip(trained.prompts, trained.replies, strict=True)):
-        found_reply, start = _greedy(model, prompt, trained.stop_ids), len(prompt) - 1
+    for index, (prompt, source, reply) in enumerate(asked):
+        found_reply, start = _greedy(model, prompt, source, trained.stop_ids), len(prompt) - source - 1
         if found_reply == reply:
             equal += 1
         elif _parts_at_tie(found_reply, reply, trained.logits[index][start:], gaps[index][start:]):
@@ -229,15 +231,17 @@ def _question(text: str) -> tuple[Message, ...]:
 
 
 @torch.no_grad()
-def _logits(model: Any, ids: Sequence[int]) -> Tensor:
-    logits: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float()
+def _logits(model: Any, prompt: Sequence[int], source: int, reply: Sequence[int]) -> Tensor:
+    first, rest = torch.tensor([[*prompt[:source]]]), torch.tensor([[*prompt[source:], *reply]])
+    read = {"input_ids": first, "decoder_input_ids": rest} if source else {"input_ids": rest}
+    logits: Tensor = model(**read, use_cache=False).logits[0].float()
     return logits
 
 
 @torch.no_grad()
-def _greedy(model: Any, prompt: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
+def _greedy(model: Any, prompt: Sequence[int], source: int, stop_ids: Sequence[int]) -> list[int]:
     """The greedy reply by transformers' own `generate`, without its terminator."""
-    ids = torch.tensor([list(prompt)])
+    ids = torch.tensor([list(prompt[:source] or prompt)])
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -246,7 +250,7 @@ def _greedy(model: Any, prompt: Sequence[int], stop_ids: Sequence[int]) -> list[
         eos_token_id=list(stop_ids),
         pad_token_id=0,
     )
-    return [id_ for id_ in out[0, len(prompt) :].tolist() if id_ not in stop_ids]
+    return [id_ for id_ in out[0, len(prompt) - source :].tolist() if id_ not in stop_ids]
 
 
 def _parts_at_tie(found: Sequence[int], reply: Sequence[int], logits: Tensor, gaps: Tensor) -> bool:
