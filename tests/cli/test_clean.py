@@ -25,7 +25,7 @@ def test_yes_needs_a_selection(shinan: Shinan) -> None:
 
 def test_states_of_finished_runs_go_and_the_tuned_model_stays(mine: Path, shinan: Shinan) -> None:
     assert shinan("clean", "--states", "--yes").out == "deleted runs/mini/checkpoints/states\n"
-    assert sorted(path.name for path in (mine / "runs/mini/checkpoints").iterdir()) == ["best", "last"]
+    assert sorted(path.name for path in (mine / "runs/mini/checkpoints").iterdir()) == ["adapter", "best", "last"]
     assert shinan("doctor", "runs/mini").code == 0
     assert "There is nothing to delete." in shinan("clean", "--states").out
 
