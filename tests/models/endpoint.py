@@ -134,10 +134,11 @@ class ScriptedEndpoint:
         ready.set()
         await self._over.wait()
         server.close()
-        await asyncio.sleep(0.2)  # connections that were taken just now begin first, or nobody would break them
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(6):  # connections that were taken just now may begin late, and nobody else would break them
+            await asyncio.sleep(0.05)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0.05)  # a broken connection's socket is closed by the loop, in a later round
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shinan.core.dataset import new_folder, read_dropped, read_rows
+from shinan.core.errors import DataError
 from shinan.core.example import Example
 from shinan.core.verdict import Verdict
 from shinan.models.sources import resolve
@@ -44,8 +45,14 @@ ASKING = {
         ["build.0.with.limit=5", "build.1.with.limit=9", *(f"build.{n}.with.max_new_tokens=16" for n in (2, 3))],
     ),
     "self-instruct": (["build.1.with.teacher"], ["build.1.with.instructions=2", "build.1.with.budget=8"]),
-    "distil-alpaca": (["build.1.with.teacher"], ["build.1.with.instructions=2", "build.1.with.budget=8"]),
+    "distil-alpaca": (
+        ["build.1.with.teacher"],
+        ["build.1.with.instructions=2", "build.1.with.budget=8"],
+    ),
 }
+
+# Of these, two instructions' worth of calls may leave no row of a 135 M teacher's (LOG.md).
+WEAK = ("self-instruct", "distil-alpaca")
 
 
 @contextmanager
@@ -102,8 +109,11 @@ def built(recipe: Recipe, folder: Path) -> dict[str, tuple[list[Example], list[t
     return made
 
 
-def prove(recipe: Recipe, front: ScriptedEndpoint, folder: Path) -> None:
-    """Nothing is lost and nothing is paid twice, whatever breaks; a second build asks nothing and is the same."""
+def prove(recipe: Recipe, front: ScriptedEndpoint, folder: Path) -> int:
+    """Nothing is lost and nothing is paid twice, whatever breaks; a second build asks nothing and is the same.
+
+    Returns how many rows there are to train on.
+    """
     first = built(recipe, folder / "first")
     reasons = {verdict.reason for _, dropped in first.values() for _, verdict in dropped}
     assert "failed" not in reasons
@@ -112,6 +122,7 @@ def prove(recipe: Recipe, front: ScriptedEndpoint, folder: Path) -> None:
     assert calls > len(FAULTS)
     assert built(recipe, folder / "second") == first
     assert len(front.calls) == calls
+    return sum(len(first[stage.id][0]) for stage in recipe.build if stage.train)
 
 
 @pytest.mark.promise2
@@ -133,6 +144,9 @@ def test_the_starter_teacher_comes_through_on_a_bad_line(
     monkeypatch.setenv("SHINAN_CACHE", str(tmp_path / "cache"))
     with serving(teacher) as server, bad_line(server, restart_at=16) as front:
         recipe = taught(name, front)
-        prove(recipe, front, tmp_path)
+        if prove(recipe, front, tmp_path) == 0 and name in WEAK:
+            with pytest.raises(DataError, match="no row is left after curation"):
+                run_recipe(recipe, tmp_path / "run")
+            return
         folder = run_recipe(recipe, tmp_path / "run")
     assert read_rows(folder / "stages" / "tune")
