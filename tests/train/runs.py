@@ -22,6 +22,7 @@ from shinan.models.forest import Bundle
 from shinan.models.tokenizer import Tokenizer
 from shinan.train import methods, ranks
 from shinan.train.engine import Fitted, Places, fit
+from shinan.train.replay import Replay
 from shinan.train.rows import tokenise
 from shinan.train.settings import (
     FreezeSettings,
@@ -97,15 +98,21 @@ def token_rows(folder: Path, count: int = 24) -> list[Bundle]:
 
 
 def train(
-    model_folder: Path, out: Path, settings: TuneSettings = SETTINGS, dtype: torch.dtype = torch.float32
+    model_folder: Path,
+    out: Path,
+    settings: TuneSettings = SETTINGS,
+    dtype: torch.dtype = torch.float32,
+    text: float = 0.0,
 ) -> Fitted:
-    """Tune the tiny model in `out`; leaves the last weights in `out/last.safetensors`."""
+    """Tune the tiny model in `out`; leaves the last weights in `out/last.safetensors`. `text` is the coefficient of the
+    loss on the rows' own text beside them; 0 for none."""
     torch.use_deterministic_algorithms(True)
     out.mkdir(exist_ok=True)
     model = methods.wrap(load_model(model_folder, dtype), settings, 0)
     places = Places(out / "states", out / "metrics.jsonl", out / "plan.json")
     rows, chat = token_rows(model_folder), default_format(Tokenizer.load(model_folder))
-    fitted = fit(model, sft(), rows, settings, key="toy", seed=0, places=places, chat=chat)
+    beside = Replay(rows[:6], text, 3, 0) if text else None
+    fitted = fit(model, sft(), rows, settings, key="toy", seed=0, places=places, chat=chat, replay=beside)
     if ranks.rank():
         return fitted
     fitted.restore("last")
@@ -123,14 +130,16 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def several(model_folder: Path, out: Path, cases: dict[str, dict[str, Any]]) -> None:
     """A run for each case, one after another, by all processes that torchrun has started; {"steady": METHOD} is one of
     `STEADY`."""
-    for name, changes in cases.items():
+    for name, case in cases.items():
+        changes = dict(case)
         if steady := changes.get("steady"):
             train(model_folder, out / name, STEADY[steady])
             continue
         more: dict[str, Any] = {"lora": LoraSettings(rank=4)} if changes.get("method") == "lora" else {}
         more |= {"sample": SampleSettings(**changes["sample"])} if "sample" in changes else {}
         dtype = torch.bfloat16 if changes.get("precision") == "bf16" else torch.float32
-        train(model_folder, out / name, SETTINGS.model_copy(update=changes | more), dtype)
+        text = changes.pop("text", 0.0)
+        train(model_folder, out / name, SETTINGS.model_copy(update=changes | more), dtype, text)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "bf16-shards": {"precision": "bf16", "shard": "on"},
     "adamw8bit": {"optimiser": "adamw8bit"},
+    "text": {"text": 0.5, "micro_tokens": 60},
+    "text-shards": {"text": 0.5, "shard": "on"},
     "watched": {"shard": "on", "sample": {"prompts": 2, "every": 1.0}},
 }
 

@@ -242,16 +242,17 @@ def _step(run: _Run, number: int, step: Step, total: int) -> dict[str, Any]:
         "tokens": sum(len(row.ids) for row in rows),
         "labelled_tokens": sum(row.labelled for row in rows),
         "computed_tokens": summed.computed,
-        **({"replay_loss": summed.beside} if run.replay else {}),
+        **({"replay_loss": summed.beside / run.replay.gamma} if run.replay else {}),
     }
 
 
 def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
     """The step's gradients, in smaller forward passes if memory runs out and the settings allow it."""
+    text = run.replay.part(number) if run.replay else None
     while True:
         torch.manual_seed(derive_seed(run.seed, "step", number, *filter(None, [ranks.rank()])))
         try:
-            return _added(run, number, bundles)
+            return add_gradients(run.decoder, run.objective, bundles, run.schedule.micro_tokens, run.masters, text)
         except torch.OutOfMemoryError as error:
             run.masters.zero()
             if run.settings.on_out_of_memory == "stop" or run.schedule.micro_tokens == 1 or ranks.count() > 1:
@@ -263,16 +264,6 @@ def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
                 ) from error
         run.schedule = smaller(run.schedule)
         record(run.places.plan, run.key, run.schedule)
-
-
-def _added(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
-    """The step's gradients, and those of the text beside it."""
-    capacity = run.schedule.micro_tokens
-    summed = add_gradients(run.decoder, run.objective, bundles, capacity, run.masters)
-    if run.replay is None:
-        return summed
-    text = add_gradients(run.decoder, run.replay.objective, run.replay.step(number), capacity, run.masters)
-    return Summed(summed.loss, summed.computed + text.computed, text.loss / run.replay.gamma)
 
 
 def _guard(run: _Run, loss: float) -> None:

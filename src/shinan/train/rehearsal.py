@@ -19,7 +19,7 @@ from shinan.train.replay import Replay
 from shinan.train.rows import plan_bundles, split, steps_per_epoch
 from shinan.train.schedule import Schedule, decide
 from shinan.train.settings import TuneSettings
-from shinan.train.step import add_gradients, mean_loss
+from shinan.train.step import Part, add_gradients, mean_loss
 
 _STEPS = 3  # done first; one warms up, the others are measured
 
@@ -65,10 +65,8 @@ def rehearse(
         schedule = decide(decoder, objective, steps, settings, masters, [text] * len(steps))
         decoder.arrange(checkpoint=schedule.checkpoint, compiled=schedule.compile)
         optimiser = make_optimiser(settings.optimiser, masters, settings.weight_decay)
-        beside = [(replay.objective, text)] if replay else []
-        seconds = [
-            _step(decoder, [(objective, step), *beside], settings, masters, optimiser, schedule) for step in rehearsed
-        ]
+        part = replay.part(0) if replay else None
+        seconds = [_step(decoder, objective, step, part, settings, masters, optimiser, schedule) for step in rehearsed]
         validation = _validation(decoder, objective, held_out, schedule)
     each = sum(seconds[1:]) / sum(map(cost, rehearsed[1:]))
     extra = max(0.0, seconds[0] - each * cost(steps[0]))  # compilation, and first touches of memory
@@ -109,7 +107,9 @@ def _size(parameter: Any) -> int:
 
 def _step(
     decoder: Decoder,
-    parts: Sequence[tuple[Objective, Sequence[Bundle]]],
+    objective: Objective,
+    step: Sequence[Bundle],
+    text: Part | None,
     settings: TuneSettings,
     masters: Masters,
     optimiser: Any,
@@ -120,8 +120,7 @@ def _step(
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(0, 1000, settings.learning_rate, 0.1, settings.schedule)
     for _ in range(1 if masters.kept else 2):
-        for objective, bundles in parts:
-            add_gradients(decoder, objective, bundles, schedule.micro_tokens, masters)
+        add_gradients(decoder, objective, step, schedule.micro_tokens, masters, text)
     masters.clip(settings.clip)
     if masters.kept:
         optimiser.step()

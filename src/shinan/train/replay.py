@@ -47,10 +47,9 @@ class Replay:
     rows: int
     seed: int
 
-    @property
-    def objective(self) -> Text:
-        """What it minimises."""
-        return Text(self.gamma)
+    def part(self, number: int) -> tuple[Text, list[Bundle]]:
+        """What it minimises in step `number`, and over what."""
+        return Text(self.gamma), self.step(number)
 
     def step(self, number: int) -> list[Bundle]:
         """The texts of step `number` (from 0): each once before any comes again, in an order of each pass's own."""

@@ -15,10 +15,13 @@ from shinan.train import ranks
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 
+Part = tuple[Objective, Sequence[Bundle]]
+"""What an objective is to minimise over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """A step's loss, tokens computed for it (both over all ranks), and the mean loss of the text beside it."""
+    """A step's loss, tokens computed for it (both over all ranks), and the loss of what was learned beside it."""
 
     loss: float
     computed: int
@@ -26,33 +29,40 @@ class Summed:
 
 
 def add_gradients(
-    decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], capacity: int, masters: Masters
+    decoder: Decoder,
+    objective: Objective,
+    bundles: Sequence[Bundle],
+    capacity: int,
+    masters: Masters,
+    beside: Part | None = None,
 ) -> Summed:
     """Add the gradients of the step's mean loss to the masters' (which hold zeros), in forests of at most `capacity`.
 
     The mean is over the whole step: neither the forests nor the ranks change it. In a process group, each rank takes
-    every n-th forest, and the gradients are summed over the ranks.
+    every n-th forest, and the gradients are summed over the ranks: once a step, so that what is learned `beside` the
+    rows must be given with them.
 
     Raises TrainingError for several forests, or ranks, if the masters keep no gradients.
     """
-    loss = torch.zeros((), dtype=torch.float64, device=decoder.device)
+    losses = torch.zeros(2, dtype=torch.float64, device=decoder.device)
     computed = torch.zeros((), dtype=torch.int64, device=decoder.device)
-    forests = decoder.pack(bundles, capacity)
-    if not masters.kept and max(len(forests), ranks.count()) > 1:
-        raise TrainingError(
-            f"lomo keeps no gradients to add up: a step must be one forward pass, and this one is {len(forests)} of up "
-            f"to {capacity} tokens, on {ranks.count()} processes",
-            fix="raise tune.micro_tokens or lower tune.batch_size, and tune in one process",
-        )
-    for part, count in _share(forests, bundles, objective):
-        batch = decoder.batch(part)
-        share = objective.loss(decoder, part, batch, count)
-        share.backward()  # type: ignore[no-untyped-call]
-        loss += float(share.detach())
-        computed += batch.computed if count < math.inf else 0
-    ranks.total(loss, computed)
+    for loss, (aim, rows) in zip(losses, [(objective, bundles), *([beside] if beside else [])], strict=False):
+        forests = decoder.pack(rows, capacity)
+        if not masters.kept and max(len(forests), ranks.count()) > 1:
+            raise TrainingError(
+                f"lomo keeps no gradients to add up: a step must be one forward pass, and this one is {len(forests)} "
+                f"of up to {capacity} tokens, on {ranks.count()} processes",
+                fix="raise tune.micro_tokens or lower tune.batch_size, and tune in one process",
+            )
+        for part, count in _share(forests, rows, aim):
+            batch = decoder.batch(part)
+            share = aim.loss(decoder, part, batch, count)
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += float(share.detach())
+            computed += batch.computed if count < math.inf else 0
+    ranks.total(losses, computed)
     masters.add_up()
-    return Summed(float(loss), int(computed))
+    return Summed(float(losses[0]), int(computed), float(losses[1]))
 
 
 @torch.no_grad()
