@@ -64,7 +64,7 @@ def balanced(path: Path) -> bool:
 
 @pytest.mark.promise2
 def test_an_answer_is_found_by_whoever_opens_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.record(call())
+    ledger.record(call())()
     other = Ledger(tmp_path)
     assert other.find(["b2:1", "b2:2", "b2:1"]) == {"b2:1": call()}
     assert other.spent("mine") == Amount(12, 3400)
@@ -72,19 +72,19 @@ def test_an_answer_is_found_by_whoever_opens_the_ledger(ledger: Ledger, tmp_path
 
 
 def test_the_first_answer_stays_and_what_the_second_cost_is_a_loss(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.record(call())
-    ledger.record(call(response='{"text":"5"}', tokens=7, nanousd=1))
+    ledger.record(call())()
+    ledger.record(call(response='{"text":"5"}', tokens=7, nanousd=1))()
     assert ledger.find(["b2:1"]) == {"b2:1": call()}
     assert [(loss.why, loss.used) for loss in ledger.losses()] == [("twice", Amount(7, 1))]
     assert balanced(tmp_path)
 
 
 def test_a_failure_is_kept_until_there_is_an_answer(ledger: Ledger) -> None:
-    ledger.bury(letter())
-    ledger.bury(letter(reason="server", error="the endpoint answered 500"))
+    ledger.bury(letter())()
+    ledger.bury(letter(reason="server", error="the endpoint answered 500"))()
     assert ledger.find(["b2:1"]) == {"b2:1": letter(reason="server", error="the endpoint answered 500")}
     assert len(ledger.dead_letters()) == 1
-    ledger.record(call())
+    ledger.record(call())()
     assert ledger.find(["b2:1"]) == {"b2:1": call()}
     assert ledger.dead_letters() == []
 
@@ -96,7 +96,7 @@ def test_a_request_has_its_turn_once(ledger: Ledger, tmp_path: Path) -> None:
     assert other.in_flight() == 1
     ledger.end("b2:1")
     assert begin(other, "b2:1") is Turn.GO
-    other.record(call())
+    other.record(call())()
     assert begin(ledger, "b2:1") is begin(other, "b2:1") is Turn.KNOWN
     assert ledger.in_flight() == 0
     other.close()
@@ -119,7 +119,7 @@ def test_an_attempt_that_may_have_been_paid_is_on_the_account(ledger: Ledger, tm
 def test_a_budget_counts_what_is_spent_and_what_is_in_flight(ledger: Ledger) -> None:
     limit = Limit(tokens=30)
     assert [begin(ledger, f"b2:{n}", limit=limit) for n in range(4)] == [Turn.GO] * 3 + [Turn.FULL]
-    ledger.record(call("b2:0", tokens=4, nanousd=0))
+    ledger.record(call("b2:0", tokens=4, nanousd=0))()
     assert begin(ledger, "b2:3", limit=limit) is Turn.FULL  # 4 spent, 20 in flight, 10 more
     assert begin(ledger, "b2:3", 6, limit=limit) is Turn.GO
     assert begin(ledger, "b2:9", 27, limit=limit) is Turn.SPENT
@@ -157,7 +157,7 @@ def test_a_budget_is_never_exceeded_whatever_threads_do(
         with lock:
             paid.append(taken if end != "e" else 0)
         if end == "r":
-            mine.record(call(f"b2:{number}", tokens=taken, nanousd=0))
+            mine.record(call(f"b2:{number}", tokens=taken, nanousd=0))()
         else:
             mine.end(f"b2:{number}", Amount(taken if end == "u" else 0))
 
@@ -180,7 +180,7 @@ from shinan.core.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 for number in range(5):
     ledger.begin(f"b2:{number}", model="teacher", account="mine", reserve=Amount(10, 100))
-ledger.record(Call("b2:0", "teacher", "", "{}", "{}", 3, 7, account="mine"))
+ledger.record(Call("b2:0", "teacher", "", "{}", "{}", 3, 7, account="mine"))()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -213,10 +213,10 @@ def test_the_living_are_not_buried(ledger: Ledger, tmp_path: Path) -> None:
 
 
 def test_spending_by_model_and_day(ledger: Ledger) -> None:
-    ledger.record(call("b2:1"))
-    ledger.record(call("b2:2", at="2026-01-02T23:59:59Z"))
-    ledger.record(call("b2:3", model="judge", at="2026-01-03T00:00:00Z"))
-    ledger.bury(letter("b2:4", at="2026-01-02T00:00:00Z", tokens=99))
+    ledger.record(call("b2:1"))()
+    ledger.record(call("b2:2", at="2026-01-02T23:59:59Z"))()
+    ledger.record(call("b2:3", model="judge", at="2026-01-03T00:00:00Z"))()
+    ledger.bury(letter("b2:4", at="2026-01-02T00:00:00Z", tokens=99))()
     assert [(s.model, s.day, s.calls, s.dead, s.lost, s.used) for s in ledger.spend()] == [
         ("judge", "2026-01-03", 1, 0, 0, Amount(12, 3400)),
         ("teacher", "2026-01-02", 2, 1, 0, Amount(24, 6800)),
@@ -225,9 +225,9 @@ def test_spending_by_model_and_day(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("text", ['say "so"\n\\', "指南車🧭", "a\ud800b", "100 %", "_", "\x00"])
 def test_calls_are_found_by_the_text_they_hold_and_by_key(ledger: Ledger, text: str) -> None:
-    ledger.record(call("b2:1", request=ledger_json({"prompt": f"x{text}y"})))
-    ledger.record(call("b2:2", response=ledger_json({"text": f"x{text}y"})))
-    ledger.record(call("b2:3"))
+    ledger.record(call("b2:1", request=ledger_json({"prompt": f"x{text}y"})))()
+    ledger.record(call("b2:2", response=ledger_json({"text": f"x{text}y"})))()
+    ledger.record(call("b2:3"))()
     assert [found.key for found in ledger.search(text)] == ["b2:2", "b2:1"]
     assert [found.key for found in ledger.search(text, limit=1)] == ["b2:2"]
     assert [found.key for found in ledger.search("b2:3")] == ["b2:3"]
@@ -242,7 +242,7 @@ def test_threads_share_transactions(ledger: Ledger, tmp_path: Path, monkeypatch:
         real(batch)
 
     def work(number: int) -> None:
-        ledger.record(call(f"b2:{number}"))
+        ledger.record(call(f"b2:{number}"))()
 
     monkeypatch.setattr(ledger, "_commit", counting)
     with ledger._lock:  # while it is taken, all the others queue up
@@ -293,9 +293,9 @@ def test_an_answer_is_on_the_disk_for_good(ledger: Ledger, flushes: list[object]
     assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     begin(ledger, "b2:1")
     assert flushes == []
-    ledger.record(call())
+    ledger.record(call())()
     assert flushes == [1]
-    ledger.bury(letter("b2:2"))
+    ledger.bury(letter("b2:2"))()
     assert flushes == [1, 2]
 
 
@@ -303,7 +303,7 @@ def test_an_answer_is_on_the_disk_for_good(ledger: Ledger, flushes: list[object]
 def test_answers_that_are_kept_together_are_flushed_together(
     ledger: Ledger, flushes: list[object], tmp_path: Path
 ) -> None:
-    waits = [ledger.recording(call(f"b2:{number}")) for number in range(3)]
+    waits = [ledger.record(call(f"b2:{number}")) for number in range(3)]
     assert rows(tmp_path, "SELECT COUNT(*) FROM call") == [(0,)]
     begin(ledger, "b2:9")  # what goes out later than an answer came is noted with it, or after it
     assert rows(tmp_path, "SELECT COUNT(*) FROM call") == [(3,)]
@@ -335,6 +335,6 @@ def test_a_disk_that_cannot_flush_is_told(ledger: Ledger, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match=r"cannot use the ledger of calls.*No space left"):
-        ledger.record(call())
+        ledger.record(call())()
     monkeypatch.undo()
-    ledger.record(call("b2:2"))
+    ledger.record(call("b2:2"))()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shinan.core.errors import ConfigError, DataError, ShinanError
 from shinan.core.example import assistant, system, user
 from shinan.models.card import Card, Parent, write_card
 from shinan.models.chat import chat_format
+from shinan.models.checkpoint import load_model
 from shinan.models.tokenizer import Tokenizer
 from shinan.serve.engine import Ticket
 from shinan.serve.orders import UnknownModelError, chat_tickets, completion_tickets
 from shinan.serve.protocol import ChatBody, CompletionBody, parse
 from shinan.serve.served import Served, load_served
+from shinan.train.methods import wrap
+from shinan.train.settings import PromptSettings, TuneSettings
 from tests.models import toy_tokenizers
 
 TEMPLATE = (
@@ -124,6 +129,19 @@ def test_a_text_begins_with_the_bos_and_ids_are_taken_as_they_are(toy: Served) -
     assert ids.row.prompt == [70, 71]
     [bos] = completes(toy, prompt="")
     assert bos.row.prompt == [2]
+
+
+@pytest.mark.promise10
+def test_a_prompt_behind_virtual_tokens_is_not_read(tiny_decoder: Path) -> None:
+    """Read as if nothing stood before it, it would be told wrong likelihoods."""
+    settings = TuneSettings(method="prompt", prompt=PromptSettings(tokens=3))
+    served = replace(
+        model("plain", Tokenizer.load(tiny_decoder)), model=wrap(load_model(tiny_decoder, torch.float32), settings, 0)
+    )
+    assert served.virtual == 3
+    assert completes(served)
+    with pytest.raises(ConfigError, match="echo: virtual tokens stand before the prompt"):
+        completes(served, echo=True, logprobs=1)
 
 
 @pytest.mark.promise10

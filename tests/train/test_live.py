@@ -41,7 +41,7 @@ def _folder(place: Path, name: str) -> Path:
     return place / name
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_the_share_of_the_peak(
     tiny_decoder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,12 +227,11 @@ class Ledger:
 
         self._finishing(key, work)()
 
-    def record(self, call: Call) -> None:
-        """Keep an answer: it is on the disk when this returns. The first answer to a request stays."""
-        self.recording(call)()
+    def record(self, call: Call) -> Callable[[], None]:
+        """Keep an answer; the first answer to a request stays. What is returned waits until it is on the disk.
 
-    def recording(self, call: Call) -> Callable[[], None]:
-        """`record`, but what is returned waits for it. Whoever writes next, in any thread, writes this first."""
+        Whoever writes next, in any thread, writes this first: what goes out later is noted later.
+        """
 
         def work(db: sqlite3.Connection) -> None:
             self._land(db, call.key)
@@ -245,12 +244,9 @@ class Ledger:
 
         return self._finishing(call.key, work)
 
-    def bury(self, letter: DeadLetter) -> None:
-        """Keep a failure; it replaces an earlier one of the same request. What attempts cost was told by `end`."""
-        self.burying(letter)()
-
-    def burying(self, letter: DeadLetter) -> Callable[[], None]:
-        """`bury` as `recording` is `record`."""
+    def bury(self, letter: DeadLetter) -> Callable[[], None]:
+        """Keep a failure, as `record` keeps an answer; it replaces an earlier one of the same request. What attempts
+        cost was told by `end`."""
 
         def work(db: sqlite3.Connection) -> None:
             self._land(db, letter.key)

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from shinan.core.calls import NOTHING, UNLIMITED, Amount, Call, DeadLetter, Limit, Turn, Why, ledger_json
@@ -143,9 +142,9 @@ class Books:
         }
         if reply.finish == "failed":
             reason, _, error = reply.error.partition(": ")
-            wait = self.ledger.burying(DeadLetter(**facts, reason=reason, error=error, **entry.lost._asdict()))
+            wait = self.ledger.bury(DeadLetter(**facts, reason=reason, error=error, **entry.lost._asdict()))
         else:
-            wait = self.ledger.recording(Call(**facts, response=ledger_json(_filled(reply)), **entry.paid._asdict()))
+            wait = self.ledger.record(Call(**facts, response=ledger_json(_filled(reply)), **entry.paid._asdict()))
 
         def settled() -> None:
             wait()
@@ -183,7 +182,8 @@ def _completion(response: str) -> Completion:
 class Tell(Protocol):
     """Told of a reply by the index of its request; with `kept`, it came from the ledger.
 
-    What is returned must be called: it waits until the ledger has the reply, then hands it on to those who asked.
+    What is returned must be called, by one thread at a time: it waits until the ledger has the reply, then hands it on
+    to those who asked.
     """
 
     def __call__(self, index: int, reply: Completion, *, kept: bool = False) -> Callable[[], None]: ...
@@ -201,7 +201,6 @@ def through(books: Books, asked: Sequence[Asked], send: Send, done: Done | None 
     """
     replies: dict[int, Completion] = {}
     places: dict[str, list[int]] = {}
-    lock = Lock()
 
     def seen(index: int, reply: Completion) -> None:
         replies[index] = reply
@@ -214,9 +213,8 @@ def through(books: Books, asked: Sequence[Asked], send: Send, done: Done | None 
         def hand_on() -> None:
             if settled:
                 settled()
-            with lock:
-                for place in places[asked[index].key]:
-                    seen(place, reply)
+            for place in places[asked[index].key]:
+                seen(place, reply)
 
         return hand_on
 

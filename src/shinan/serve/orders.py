@@ -86,10 +86,16 @@ def completion_tickets(served: Served, body: CompletionBody, changed: Changed) -
         _check_room(served, len(ids), body.max_tokens, f"prompt.{number}" if several else "max_tokens")
         prompts.append(_Prompt(ids, body.max_tokens, stops=body.stops))
     read = body.logprobs if body.echo else None
-    if read is not None and served.chat.tokenizer.decoder_start is not None:
-        what = "an encoder reads the prompt, so that its tokens have no likelihood"
+    if read is not None and (what := _unread(served)):
         raise ConfigError([Problem(what, "echo", "leave out echo or logprobs")])
     return _tickets(served, body, prompts, changed, top=body.logprobs or 0, read=read)
+
+
+def _unread(served: Served) -> str:
+    """Why the tokens of a prompt cannot be told with their likelihood; empty if they can."""
+    if served.chat.tokenizer.decoder_start is not None:
+        return "an encoder reads the prompt, so that its tokens have no likelihood"
+    return "virtual tokens stand before the prompt, and it is not read behind them" if served.virtual else ""
 
 
 def _tickets(

@@ -24,6 +24,7 @@ from shinan.models.checkpoint import load_model
 from shinan.models.generator import Request, Sampling
 from shinan.models.local import LocalGenerator
 from shinan.models.tokenizer import Tokenizer
+from shinan.serve.served import own_format
 
 QUESTIONS = (
     "What is the capital of Japan?",
@@ -142,8 +143,7 @@ class Parity:
 def observe(folder: Path) -> Behaviour:
     """Ask the trained model in `folder`, in fp32, on the CPU. Raises what loading it raises."""
     tokenizer, card, model = Tokenizer.load(folder), load_card(folder), load_model(folder, torch.float32)
-    name = card.chat or ("tokenizer" if tokenizer.chat_template else None)
-    chat = chat_format(name, tokenizer) if name else None
+    chat = own_format(folder)
     raw = default_format(tokenizer) if tokenizer.decoder_start is not None else chat_format("plain", tokenizer)
     generator = LocalGenerator(card.name, model, chat or raw)
     sampling = Sampling(max_new_tokens=_NEW)

@@ -13,6 +13,7 @@ from shinan.models.checkpoint import load_model
 from shinan.models.family import check_vocabulary, context_of
 from shinan.models.precision import default_device, probe_dtype
 from shinan.models.tokenizer import Tokenizer
+from shinan.models.virtual import Virtual
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Served:
         model: transformers model in eval mode.
         chat: how conversations are written; its stop ids end every reply.
         chats: whether the model was tuned to answer in that format, or it was asked for by name.
-        context: tokens that the model can attend to.
+        context: tokens that the model can attend to, without its virtual ones.
     """
 
     card: Card
@@ -39,6 +40,11 @@ class Served:
     def name(self) -> str:
         """The name under which replies come."""
         return self.card.name
+
+    @property
+    def virtual(self) -> int:
+        """How many virtual tokens stand before every prompt."""
+        return len(Virtual(self.model).ids)
 
     def notices(self) -> dict[str, str]:
         """The licence files that travel with the weights, by their paths."""
@@ -68,4 +74,4 @@ def load_served(folder: Path, named: str | None = None, alias: str = "") -> Serv
     names = tuple(dict.fromkeys(filter(None, (card.name, alias))))
     written = chat or default_format(Tokenizer.load(folder))
     check_vocabulary(model, written.tokenizer)
-    return Served(card, names, model, written, chat is not None, context)
+    return Served(card, names, model, written, chat is not None, context - len(Virtual(model).ids))

@@ -28,6 +28,7 @@ from shinan.models.memory import used_memory
 from shinan.models.precision import matrix_rate
 from shinan.models.reply import ReplyText
 from shinan.train import lines, ranks
+from shinan.train.quantised import size
 from shinan.train.settings import TuneSettings
 
 _WINDOW = 8  # steps over which the shown speed is taken
@@ -148,7 +149,7 @@ def _flop_per_token(decoder: Decoder) -> tuple[float, float]:
 
 
 def _flop(weight: torch.Tensor) -> float:
-    return (6.0 if weight.requires_grad else 4.0) * weight.numel()
+    return (6.0 if weight.requires_grad else 4.0) * size(weight)
 
 
 def _told(folder: Path, key: str) -> int:

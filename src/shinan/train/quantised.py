@@ -6,6 +6,7 @@ with in the model's own number format. Needs the extra `quant`; runs on CUDA and
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from typing import Any
 
@@ -59,6 +60,12 @@ def restore(model: Any) -> Any:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.is_loaded_in_4bit = False
     return model
+
+
+def size(parameter: Any) -> int:
+    """Weights of a parameter, also where four bits hold one."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state else int(parameter.numel())
 
 
 def _children(model: nn.Module, kind: type[nn.Module]) -> list[tuple[nn.Module, str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from shinan.models.memory import keep_freed_memory
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.optim import learning_rate, make_optimiser, state_bytes
+from shinan.train.quantised import size
 from shinan.train.replay import Replay
 from shinan.train.rows import plan_bundles, split, steps_per_epoch
 from shinan.train.schedule import Schedule, decide
@@ -88,7 +88,7 @@ class _Cost:
     def __init__(self, decoder: Decoder, text: Sequence[Bundle]) -> None:
         self._decoder = decoder
         self._head = decoder.head.weight.numel()
-        self._blocks = sum(map(_size, decoder.model.parameters())) - self._head
+        self._blocks = sum(map(size, decoder.model.parameters())) - self._head
         self._text = self._of(text)
 
     def __call__(self, step: Sequence[Bundle]) -> float:
@@ -97,12 +97,6 @@ class _Cost:
     def _of(self, step: Sequence[Bundle]) -> float:
         labelled = sum(row.labelled for bundle in step for row in bundle)
         return float(self._blocks * self._decoder.computed(step) + self._head * labelled)
-
-
-def _size(parameter: Any) -> int:
-    """Weights of a parameter, also where four bits hold one."""
-    state = getattr(parameter, "quant_state", None)
-    return math.prod(state.shape) if state else int(parameter.numel())
 
 
 def _step(
