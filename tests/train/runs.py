@@ -133,7 +133,7 @@ def several(model_folder: Path, out: Path, cases: dict[str, dict[str, Any]]) -> 
     for name, case in cases.items():
         changes = dict(case)
         if steady := changes.get("steady"):
-            train(model_folder, out / name, STEADY[steady])
+            train(model_folder, out / name, STEADY[steady].model_copy(update={"shard": changes.get("shard", "auto")}))
             continue
         more: dict[str, Any] = {"lora": LoraSettings(rank=4)} if changes.get("method") == "lora" else {}
         more |= {"sample": SampleSettings(**changes["sample"])} if "sample" in changes else {}

@@ -56,7 +56,12 @@ def runs(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> C
             kind = name.split(",")[0]
             home = tmp_path_factory.mktemp("runs")
             start: Any = partial(ran, 2) if "two" in name else several
-            start(models[kind], home, {method: {"steady": method} for method in TRAINED[kind]})
+            cases = {method: {"steady": method} for method in TRAINED[kind]}
+            if "two" in name:
+                cases |= {
+                    f"{method}-divided": {"steady": method, "shard": "on"} for method in cases if method != "qlora"
+                }
+            start(models[kind], home, cases)
             made[name] = home
         return made[name]
 
@@ -82,3 +87,5 @@ def test_each_cell(kind: str, name: str, models: dict[str, Path], runs: Callable
     held = [line["validation_loss"] for line in metrics(runs(one) / name) if "validation_loss" in line]
     assert held[-1] < held[0]
     assert_close(runs(two) / name, runs(one) / name, 0.05 if name == "qlora" else 5e-3)
+    if name != "qlora":
+        assert_close(runs(two) / f"{name}-divided", runs(one) / name, 5e-3)
