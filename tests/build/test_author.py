@@ -130,6 +130,15 @@ def test_a_recipe_names_a_model_or_says_more_of_it() -> None:
     assert more.identity()["with"]["teacher"]["raw"] is True
 
 
+def test_how_an_endpoint_is_asked_decides_no_key() -> None:
+    def identity(**more: object) -> object:
+        return bind("build", "tests.asks", {"teacher": {"model": "endpoint:m@http://h", **more}}).identity()
+
+    assert identity(concurrency=3, price="1,2", spend="5", timeout=30) == identity()
+    for other in ({"raw": True}, {"licence": "MIT"}, {"retry_failed": True}):
+        assert identity(**other) != identity()
+
+
 @pytest.mark.promise10
 @pytest.mark.parametrize(
     ("teacher", "told"),

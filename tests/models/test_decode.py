@@ -22,6 +22,7 @@ from shinan.models.decoder import Input
 from shinan.models.family import decode
 from shinan.models.generator import Sampling
 from shinan.models.head import Head
+from shinan.models.lookup import Lookup
 from shinan.models.narrow import narrow_products
 from shinan.models.sampling import sample
 from shinan.models.sources import resolve
@@ -196,7 +197,8 @@ class TestLoop:
         assert sorted(map(id, ended)) == sorted(map(id, rows))
         assert [row.ids for row in rows] == [other.ids[:n] for other, n in zip(alone, (3, 12, 4, 6), strict=True)]
 
-    def test_a_row_grows_by_one_token_a_step(self, fresh: Callable[..., Any]) -> None:
+    def test_rows_grow_in_every_step(self, fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
         loop = DecodeLoop(fresh(), slots=4)
         rows = [_row(prompt, 5) for prompt in _PROMPTS]
         for row in rows:
@@ -341,6 +343,84 @@ class TestLoop:
         finish(loop)
         assert loop._prefixes.tokens == 0
         assert_exact(loop._decoder.model, [long])
+
+
+class Oracle:
+    """Guesses that are right for some tokens, by a reply that is known, and then wrong."""
+
+    def __init__(self, rows: Sequence[Row], right: Callable[[], int]) -> None:
+        self._known = {tuple(row.prompt): row.ids for row in rows}
+        self._right = right
+        self.told: list[tuple[int, int]] = []
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ask it in place of the text."""
+
+        def guess(lookup: Any, most: int) -> list[int]:
+            prompt = next(prompt for prompt in self._known if tuple(lookup._ids[: len(prompt)]) == prompt)
+            coming = self._known[prompt][len(lookup._ids) - len(prompt) :]
+            right = self._right()
+            return [*coming[:right], *((token + 1) % VOCABULARY for token in coming[right:])][:most]
+
+        monkeypatch.setattr(Lookup, "guess", guess)
+        monkeypatch.setattr(Lookup, "judge", lambda _, guessed, right: self.told.append((guessed, right)))
+
+
+@pytest.mark.promise9
+class TestGuesses:
+    """What is drawn does not depend on guesses: none, right ones, wrong ones, or those of the text itself."""
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "top_p": 0.9}])
+    @pytest.mark.usefixtures("cramped")
+    def test_replies_are_the_same(self, family: str, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        model = make(family)
+
+        def replies() -> list[Row]:
+            rows = [_row(prompt, 4 + 5 * (i % 4), i, **how) for i, prompt in enumerate(_related()[:7])]
+            decode(model, rows, slots=4)
+            return rows
+
+        itself = replies()
+        with monkeypatch.context() as patch:
+            patch.setattr(Lookup, "guess", lambda self, most: [])
+            plain = replies()
+        source = random.Random(0)
+        oracle = Oracle(plain, lambda: source.choice((0, 1, 2, 9)))
+        oracle.install(monkeypatch)
+        mixed = replies()
+        for rows in (itself, mixed):
+            assert [row.ids for row in rows] == [row.ids for row in plain]
+            for row, other in zip(rows, plain, strict=True):
+                assert row.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        made = [told for told in oracle.told if told[0]]
+        assert any(right == guessed for guessed, right in made)
+        assert any(0 < right < guessed for guessed, right in made)
+        assert any(right == 0 for _, right in made)
+
+    def test_right_guesses_save_steps(self, fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        plain = _row(_PROMPTS[0], 13)
+        decode(fresh(), [plain])
+        Oracle([plain], lambda: 3).install(monkeypatch)
+        loop, row = DecodeLoop(fresh()), _row(_PROMPTS[0], 13)
+        loop.add(row)
+        lengths = []
+        while not loop.idle:
+            loop.step()
+            lengths.append(len(row.ids))
+        assert lengths == [1, 5, 9, 13]
+        assert row.ids == plain.ids
+
+    def test_a_row_ends_among_right_guesses(self, fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        free = _row(_PROMPTS[0], 13)
+        decode(fresh(), [free])
+        Oracle([free], lambda: 13).install(monkeypatch)
+        stop = free.ids[4]
+        first = free.ids.index(stop)
+        row, other = _row(_PROMPTS[0], 13, stop=frozenset({stop})), _row(_PROMPTS[0], 3)
+        decode(fresh(), [row, other])
+        assert (row.ids, row.finish) == (free.ids[: first + 1], "stop")
+        assert (other.ids, other.finish) == (free.ids[:3], "length")
 
 
 class TestBf16:

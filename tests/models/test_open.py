@@ -32,6 +32,13 @@ def test_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.close()
 
 
+def test_an_endpoint_that_says_nothing_for_too_long_is_asked_again(tmp_path: Path) -> None:
+    with ScriptedEndpoint(faults=["stall", None]) as server:
+        generator = open_generator(server.ref, terms=Terms(timeout=0.3), ledger=Ledger(tmp_path))
+        assert [reply.text for reply in generator.generate([ASK])] == ["Hi there"]
+        assert len(server.calls) == 2
+
+
 def test_a_folder(tiny_llama: Path) -> None:
     generator = open_generator(str(tiny_llama), chat="alpaca", batch_size=2)
     assert isinstance(generator, LocalGenerator)

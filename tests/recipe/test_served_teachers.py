@@ -62,7 +62,7 @@ def bad_line(server: Server, *, restart_at: int) -> Iterator[ScriptedEndpoint]:
     def forward(body: dict[str, Any]) -> str:
         chat = "messages" in body
         path = "/v1/chat/completions" if chat else "/v1/completions"
-        reply = ask(server, path, body | {"model": server_name}, timeout=1800)  # long replies, on a busy machine
+        reply = ask(server, path, body | {"model": server_name}, timeout=3000)
         assert reply.status == 200, reply.text
         choice = reply.json["choices"][0]
         return str(choice["message"]["content"] if chat else choice["text"])
@@ -92,7 +92,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def taught(name: str, front: ScriptedEndpoint) -> Recipe:
     models, small = ASKING[name]
-    teacher = f"{{model: '{front.ref}', licence: MIT}}"
+    teacher = f"{{model: '{front.ref}', licence: MIT, timeout: 3000}}"  # long replies, on a busy machine
     return load_recipe(RECIPES / f"{name}.yaml", [*SMALL, *(f"{model}={teacher}" for model in models), *small])
 
 

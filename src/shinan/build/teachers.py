@@ -30,7 +30,10 @@ else:
 
 
 class Teacher(Config):
-    """A model and how it is asked, where more is to be said than its name."""
+    """A model and how it is asked, where more is to be said than its name.
+
+    Excluded from cache keys is what decides no answer.
+    """
 
     model: Reference
     """The model."""
@@ -40,14 +43,16 @@ class Teacher(Config):
     """Chat format of a local model (default: its own, and `plain` with `raw`)."""
     licence: str | None = None
     """Terms under which its output may be used (default: those of its folder, `unknown` for an endpoint)."""
-    price: str = ""
+    price: str = Field("", exclude=True)
     """An endpoint's `IN,OUT` in dollars for a million tokens, or a YAML file of prices."""
-    spend: str = ""
+    spend: str = Field("", exclude=True)
     """The most that the build may spend at an endpoint: dollars (`2.50`) or tokens (`200000tokens`)."""
-    concurrency: int = Field(16, gt=0)
+    concurrency: int = Field(16, gt=0, exclude=True)
     """The most requests in flight at an endpoint."""
     retry_failed: bool = False
     """Ask again what the ledger knows to have failed."""
+    timeout: float = Field(600.0, gt=0, exclude=True)
+    """Seconds that an endpoint may take for an answer; later its request is sent again, and perhaps paid for twice."""
 
     @property
     def identity(self) -> str:
@@ -77,7 +82,7 @@ class Teacher(Config):
         from shinan.models.books import Books, Ledgered
         from shinan.models.open import Terms, open_generator
 
-        terms = Terms(account, self.price, self.spend, self.concurrency, self.retry_failed)
+        terms = Terms(account, self.price, self.spend, self.concurrency, self.retry_failed, self.timeout)
         if is_endpoint(self.model):
             return open_generator(self.model, chat=self.chat, terms=terms)
         chat = self.chat or ("plain" if self.raw else None)

@@ -34,6 +34,7 @@ def evaluate(
     budget: Annotated[str, typer.Option(help=_BUDGET)] = "",
     concurrency: Annotated[int, typer.Option(min=1, help="For endpoints: requests in flight.")] = 16,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="For endpoints: ask again what failed.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="For endpoints: seconds that an answer may take.")] = 600.0,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="For endpoints: what it would take; ask nothing.")
     ] = False,
@@ -54,9 +55,9 @@ def evaluate(
     from shinan.recipe.named import model_name
     from shinan.recipe.schema import load_recipe
 
-    terms = Terms(price=price, budget=budget, concurrency=concurrency, retry_failed=retry_failed)
+    terms = Terms(price=price, budget=budget, concurrency=concurrency, retry_failed=retry_failed, timeout=timeout)
     if not is_endpoint(model) and (terms != FREELY or estimate):
-        options = "--price, --budget, --concurrency, --retry-failed, --estimate"
+        options = "--price, --budget, --concurrency, --retry-failed, --timeout, --estimate"
         raise typer.BadParameter("is for endpoints only", param_hint=options)
     asked = load_recipe(recipe) if recipe else None
     tasks, seed = (asked.evaluate, asked.seed) if asked else ([HELDOUT], 0)

@@ -21,20 +21,24 @@ _ROWS = 256  # queries a piece where a mask is needed
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """One new token for every row of a pool.
+    """New tokens of every row of a pool: one, or a few where guesses are checked.
 
     Attributes:
         pool: the pool.
-        tokens: where the new tokens stand in the packed sequence.
-        rows: [rows] 0, 1, 2, ...
-        places: [rows] where each goes in its row.
-        longest: own tokens of the longest row, the new one included.
+        tokens: where the new tokens stand in the packed sequence, those of a row together.
+        rows: [n] the row of each.
+        places: [n] where each goes in its row.
+        turns: [n] 0, 1, ... among the new ones of its row.
+        table: [rows, most] which of them are each row's; a row with fewer repeats its last.
+        longest: own tokens of the longest row, the new ones included.
     """
 
     pool: Pool
     tokens: slice
     rows: Tensor
     places: Tensor
+    turns: Tensor
+    table: Tensor
     longest: int
     _made: dict[int | None, Tensor] = field(default_factory=dict)
 
@@ -42,24 +46,29 @@ class Batch:
         self, layer: int, query: Tensor, new: Tensor, scaling: float, window: int | None
     ) -> tuple[Tensor, Tensor]:
         """See `_part`; query [h, t, d], new keys and values [2, g, t, d] of this batch."""
-        memory = self.pool.memory[layer, :, : len(self.places)]
+        count, most = self.table.shape
+        memory = self.pool.memory[layer, :, :count]
         memory[:, self.rows, :, self.places] = new.permute(2, 0, 1, 3)
         keys, values = memory[..., : self.longest, :]
         heads, groups = len(query), keys.shape[1]
-        grouped = query.transpose(0, 1).reshape(len(self.places), groups, heads // groups, -1)
-        out, lse = _part(grouped, keys, values, self._bias(window, new.dtype), scaling)
-        return out.reshape(len(self.places), heads, -1).transpose(0, 1), lse.reshape(len(self.places), heads).T
+        times = heads // groups
+        asked = query.transpose(0, 1)[self.table] if most > 1 else query.transpose(0, 1)[:, None]
+        grouped = asked.transpose(1, 2).reshape(count, groups, times * most, -1)
+        out, lse = _part(grouped, keys, values, self._bias(window, new.dtype, times), scaling)
+        out, lse = out.reshape(count, heads, most, -1), lse.reshape(count, heads, most)
+        return out[self.rows, :, self.turns].transpose(0, 1), lse[self.rows, :, self.turns].T
 
-    def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """[rows, 1, 1, longest]."""
+    def _bias(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor | None:
+        """[rows, 1, times * most, longest]."""
         if window is not None and window >= self.longest:
             window = None
         if window not in self._made:
-            places = torch.arange(self.longest, device=self.places.device)
-            seen = places <= self.places[:, None]
+            own = self.places[self.table][..., None]
+            places = torch.arange(self.longest, device=own.device)
+            seen = places <= own
             if window is not None:
-                seen &= self.places[:, None] - places < window
-            self._made[window] = _bias(seen, dtype)[:, None, None]
+                seen &= own - places < window
+            self._made[window] = _bias(seen, dtype).repeat(1, times, 1)[:, None]
         return self._made[window]
 
 
@@ -208,17 +217,23 @@ class Packing:
         self._wanted: list[int] = []
         self._size = 0
 
-    def batch(self, pool: Pool, ids: Sequence[int]) -> None:
-        """The newest token of every row of a pool; the state after each is wanted."""
-        lanes = pool.lanes
-        tokens = self._take(ids, np.array([lane.used + lane.filled for lane in lanes], dtype=np.int64))
-        places = self._tensor(np.array([lane.filled for lane in lanes], dtype=np.int64))
-        rows = torch.arange(len(lanes), device=self._device)
-        self._parts.append(Batch(pool, tokens, rows, places, 1 + max(lane.filled for lane in lanes)))
+    def batch(self, pool: Pool, ids: Sequence[Sequence[int]]) -> None:
+        """The new tokens of every row of a pool, one or more; the state after each is wanted."""
+        counts = np.array([len(own) for own in ids])
+        first = counts.cumsum() - counts
+        rows = np.repeat(np.arange(len(ids)), counts)
+        turns = np.arange(len(rows)) - first[rows]
+        filled, used = np.array([(lane.filled, lane.used) for lane in pool.lanes], dtype=np.int64).T
+        places = filled[rows] + turns
+        tokens = self._take([token for own in ids for token in own], used[rows] + places)
+        table = first[:, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)
+        longest, tensor = int(places.max()) + 1, self._tensor
+        made = Batch(pool, tokens, tensor(rows), tensor(places), tensor(turns), tensor(table), longest)
+        self._parts.append(made)
         self._wanted += range(tokens.start, tokens.stop)
-        for index, lane in enumerate(lanes, tokens.start):
-            lane.filled += 1
-            self._hang(lane, slice(index, index + 1))
+        for lane, start, count in zip(pool.lanes, tokens.start + first, counts, strict=True):
+            lane.filled += int(count)
+            self._hang(lane, slice(int(start), int(start + count)))
 
     def prefix(self, prefix: Prefix, limit: int) -> int:
         """At most `limit` tokens more of a prefix; returns how many."""

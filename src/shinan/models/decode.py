@@ -1,9 +1,10 @@
-"""The decode loop: prompts in, tokens out, one token for every running row at a time.
+"""The decode loop: prompts in, tokens out, at least one token for every running row at a time.
 
 Rows wait in a queue for one of a fixed number of slots; a slot whose row has ended is filled again before the next
 step. New prompts and running rows share one packed forward pass without padding (Orca's iteration-level scheduling,
 OSDI 2022), long prompts come in chunks (Sarathi, arXiv 2308.16369), and what prompts share at their beginning is
-computed and kept once. Each row draws from its own seed, so that a reply does not depend on what else is running (but
+computed and kept once. Guesses at a row's next tokens, taken from its own text, are checked in the same pass
+(`lookup`). Each row draws from its own seed, so that a reply does not depend on what else is running or on guesses (but
 for near-ties of floating-point sums). Evaluation, serving and rollouts share this one loop.
 """
 
@@ -25,8 +26,9 @@ from shinan.models.cache import Ints, Lane, Pools, Prefix, Prefixes, Shape, agre
 from shinan.models.cached import Packing
 from shinan.models.decoder import Decoder
 from shinan.models.generator import Sampling
+from shinan.models.lookup import Lookup
 from shinan.models.memory import free_memory
-from shinan.models.narrow import narrow_products
+from shinan.models.narrow import ROWS, narrow_products
 from shinan.models.sampling import likeliest, most_likely, sample
 
 _CHUNK = 1024  # prompt tokens a step: more would keep running rows waiting, and is no faster
@@ -34,6 +36,7 @@ _AHEAD = 256  # waiting rows in which shared beginnings are looked for
 _RECENT = 32  # and rows that came before
 _WORTH = 64  # tokens that a shared prefix must save to be kept, over the rows that are known to share it
 _SHORT = 8  # a shared beginning shorter than this is computed again
+_TOGETHER = ROWS  # tokens of running rows a step, guesses included: with more, a product costs the more
 
 
 class TokenFilter(Protocol):
@@ -50,7 +53,7 @@ class TokenFilter(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One prompt being continued; `ids` and `logprobs` grow by at most one in each step until `finish` is set.
+    """One prompt being continued; `ids` and `logprobs` grow in its steps until `finish` is set.
 
     Attributes:
         prompt: prompt token ids.
@@ -88,12 +91,29 @@ class _Running:
         prompt: its prompt, after the model's virtual tokens.
         lane: its keys and values.
         reserved: own tokens that it may come to hold, as its pool counts them.
+        lookup: its text so far.
+        guess: tokens that were fed with its newest one.
     """
 
     row: Row
     prompt: Ints
     lane: Lane
     reserved: int
+    lookup: Lookup
+    guess: Sequence[int] = ()
+
+    def feed(self, most: int) -> int:
+        """Guess at most `most` tokens beside the newest; returns how many own tokens it will then hold."""
+        left = self.row.sampling.max_new_tokens - len(self.row.ids)
+        self.guess = self.lookup.guess(min(most, left - 1))
+        return self.lane.filled + 1 + len(self.guess)
+
+    def drew(self, count: int) -> None:
+        """It drew `count` tokens; keys and values of guesses that came otherwise are given up."""
+        self.lookup.judge(len(self.guess), count - 1)
+        self.lookup.extend(self.row.ids[-count:])
+        self.lane.filled -= len(self.guess) - (count - 1)
+        self.guess = ()
 
 
 class DecodeLoop:
@@ -119,7 +139,7 @@ class DecodeLoop:
         self._running: list[_Running] = []
         self._recent: deque[Ints] = deque(maxlen=_RECENT)
         self._prompts: dict[int, Ints] = {}  # of waiting rows, by id
-        self._logits = torch.empty(slots, len(self._decoder.head.weight), device=shape.device)
+        self._logits = torch.empty(max(slots, _TOGETHER), len(self._decoder.head.weight), device=shape.device)
         self._pools = Pools(shape)
         self._prefixes = Prefixes(shape, self.max_tokens // 4)
 
@@ -161,15 +181,18 @@ class DecodeLoop:
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
-        """Fill free slots, compute at most one token for every running row; returns the rows that ended by it."""
+        """Fill free slots, compute what comes next in every running row; returns the rows that ended by it."""
         ended = self._admit()
         if not self._running:
             return ended
         done, states = self._forward()
         if done:
-            draw(self._decoder.head.logits(states, self._logits), [running.row for running in done])
+            logits = self._decoder.head.logits(states, self._logits)
+            counts = draw(logits, [(running.row, running.guess) for running in done])
+            for running, count in zip(done, counts, strict=True):
+                running.drew(count)
         for running in done:
-            if finished(running.row):
+            if running.row.finish:
                 self._release(running)
                 ended.append(running.row)
         if self.idle:
@@ -212,7 +235,7 @@ class DecodeLoop:
         if prefix:
             prefix.users += 1
         lane = Lane(prefix, used, memory=self._shape.zeros(1, len(prompt) - used))
-        self._running.append(_Running(row, prompt, lane, reserved))
+        self._running.append(_Running(row, prompt, lane, reserved, Lookup(prompt.tolist())))
         self._recent.append(prompt)
 
     def _prefix(self, prompt: Ints) -> tuple[Prefix | None, int]:
@@ -235,16 +258,16 @@ class DecodeLoop:
             running.lane.prefix.users -= 1
 
     def _forward(self) -> tuple[list[_Running], Tensor]:
-        """Feed every running row and every unfinished prefix; returns the rows whose next token can be drawn, and
-        their final hidden states [n, d]."""
+        """Feed every running row and every unfinished prefix; returns the rows whose next tokens can be drawn, and
+        their final hidden states [n, d], after the newest token of each and after each one that was guessed."""
         packing = Packing(self._shape.device)
         decoding = {id(running.lane): running for running in self._running if running.row.ids}
         for running in decoding.values():
-            self._pools.settle(running.lane, running.lane.filled + 1)
+            self._pools.settle(running.lane, running.feed(_TOGETHER // len(decoding) - 1))
         done: list[_Running] = []
         for pool in self._pools.used:
             rows = [decoding[id(lane)] for lane in pool.lanes]
-            packing.batch(pool, [running.row.ids[-1] for running in rows])
+            packing.batch(pool, [[running.row.ids[-1], *running.guess] for running in rows])
             done += rows
         left = _CHUNK
         for prefix in self._prefixes.unfinished:
@@ -265,30 +288,44 @@ def check_ids(row: Row, vocabulary: int) -> None:
         raise DataError(what, fix="use the tokenizer of the original model folder")
 
 
-def finished(row: Row) -> bool:
-    """Whether a row has ended by its newest token; then `finish` says how."""
+def draw(logits: Tensor, rows: Sequence[tuple[Row, Sequence[int]]]) -> list[int]:
+    """Draw the next token of each row, and one more after each guess that it drew itself; sets `finish` of rows that
+    end. Returns how many tokens each drew.
+
+    Args:
+        logits: [n, v] in fp32; a row has one more of them than guesses, which stand one after the other.
+        rows: each with its guesses.
+    """
+    likely = most_likely(logits).tolist()
+    counts, first = [], 0
+    for row, guess in rows:
+        before = len(row.ids)
+        for place, guessed in enumerate((*guess, None), first):
+            _draw(logits[place], row, likely[place])
+            if row.finish or row.ids[-1] != guessed:
+                break
+        counts.append(len(row.ids) - before)
+        first += len(guess) + 1
+    return counts
+
+
+def _draw(logits: Tensor, row: Row, token: int) -> None:
+    """One token from logits [v], the likeliest of which is `token`."""
+    whole = float(logits.logsumexp(-1))  # one row at a time: it stays in the processor's cache (LOG.md)
+    allowed = logits
+    if row.top:
+        row.tops.append([(other, value - whole) for other, value in likeliest(logits, row.top)])
+    if row.filter:
+        allowed = logits.clone()
+        row.filter.apply(allowed)
+        token = int(most_likely(allowed[None]))
+    if row.sampling.temperature > 0:
+        token = sample(allowed, row.sampling, derive_seed(row.seed, "token", len(row.ids)))
+    row.ids.append(token)
+    row.logprobs.append(float(logits[token]) - whole)
+    if row.filter:
+        row.filter.accept(token)
     if row.stopped(row.ids):
         row.finish = "stop"
     elif len(row.ids) >= row.sampling.max_new_tokens:
         row.finish = "length"
-    return bool(row.finish)
-
-
-def draw(logits: Tensor, rows: Sequence[Row]) -> None:
-    """Draw one token for each row from fp32 logits [rows, v]; appends id and log-probability."""
-    normaliser = logits.logsumexp(-1).tolist()
-    likely = most_likely(logits).tolist()
-    for own, row, token, whole in zip(logits, rows, likely, normaliser, strict=True):
-        free = own
-        if row.top:
-            row.tops.append([(other, value - whole) for other, value in likeliest(own, row.top)])
-        if row.filter:
-            own = own.clone()
-            row.filter.apply(own)
-            token = int(most_likely(own[None]))
-        if row.sampling.temperature > 0:
-            token = sample(own, row.sampling, derive_seed(row.seed, "token", len(row.ids)))
-        row.ids.append(token)
-        row.logprobs.append(float(free[token]) - whole)
-        if row.filter:
-            row.filter.accept(token)

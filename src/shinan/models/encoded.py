@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from shinan.core.errors import DataError
-from shinan.models.decode import Row, check_ids, draw, finished
+from shinan.models.decode import Row, check_ids, draw
 from shinan.models.encoder_decoder import EncoderDecoder, padded, seen
 from shinan.models.memory import free_memory
 from shinan.models.narrow import narrow_products
@@ -89,8 +89,8 @@ class EncodedLoop:
         states += [self._begin(list(rows)) for _, rows in groupby(fresh, key=lambda row: len(row.prompt) - row.source)]
         if not states:
             return ended
-        draw(self._decoder.head.logits(torch.cat(states)), self._running)
-        ended += [row for row in self._running if finished(row)]
+        draw(self._decoder.head.logits(torch.cat(states)), [(row, ()) for row in self._running])
+        ended += [row for row in self._running if row.finish]
         self._keep([place for place, row in enumerate(self._running) if not row.finish])
         return ended
 

@@ -15,6 +15,7 @@ from shinan.models.endpoint import Endpoint, is_endpoint, parse_endpoint
 from shinan.models.generator import Generator
 from shinan.models.http import HttpGenerator
 from shinan.models.prices import FREE, parse_budget, parse_price
+from shinan.models.sending import PATIENCE
 from shinan.models.sources import resolve
 
 
@@ -28,6 +29,7 @@ class Terms:
         budget: the most the account may spend: dollars (`2.50`) or tokens (`200000tokens`); empty for no limit.
         concurrency: the most requests in flight.
         retry_failed: whether requests whose failure is in the ledger are asked again.
+        timeout: seconds that an answer may take, before its request is sent again (and perhaps paid for twice).
     """
 
     account: str = ""
@@ -35,6 +37,7 @@ class Terms:
     budget: str = ""
     concurrency: int = 16
     retry_failed: bool = False
+    timeout: float = PATIENCE.answer
 
     def books(self, endpoint: Endpoint, ledger: Ledger) -> Books:
         """The endpoint's account in a ledger. Raises ConfigError for a price or budget that is none."""
@@ -67,7 +70,8 @@ def open_generator(
             what = "an endpoint writes conversations in its model's own format"
             raise ConfigError([Problem(what, ref, "leave out the chat format")])
         books = terms.books(endpoint, ledger or Ledger(cache_root()))
-        return HttpGenerator(endpoint, books, concurrency=terms.concurrency)
+        patience = PATIENCE._replace(silence=terms.timeout, answer=terms.timeout)
+        return HttpGenerator(endpoint, books, concurrency=terms.concurrency, patience=patience)
     if terms.price or terms.budget:
         what = "a price or a budget is for endpoints: this model runs here"
         raise ConfigError([Problem(what, ref, "leave them out")])

@@ -58,8 +58,8 @@ class Patience(NamedTuple):
 
     attempts: int = 5
     connect: float = 10.0
-    silence: float = 300.0
-    answer: float = 900.0
+    silence: float = 600.0
+    answer: float = 600.0
     outage: float = 300.0
     size: int = 10_000_000
 
