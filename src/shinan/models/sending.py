@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
 from typing import NamedTuple, Self
-from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import (
@@ -23,6 +22,7 @@ from urllib3.exceptions import (
     HTTPError,
     IncompleteRead,
     NewConnectionError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
@@ -35,6 +35,7 @@ from shinan.models.books import Asked, Books, SpentError, Tell, failure
 from shinan.models.endpoint import Endpoint, api_key, key_advice
 from shinan.models.generator import Completion
 from shinan.models.lanes import Lane, Lanes, StoppedError, rest, sleep
+from shinan.models.proxies import way_to
 from shinan.models.wire import Json, UnusableError, Usage
 from shinan.version import __version__
 
@@ -92,10 +93,7 @@ class Sender:
         self._concurrency = concurrency
         self._lanes = Lanes(endpoint.urls, concurrency, patience.outage)
         timeout = urllib3.Timeout(connect=patience.connect, read=patience.silence)
-        self._pools = {
-            url: urllib3.connection_from_url(url, maxsize=concurrency, retries=False, timeout=timeout)
-            for url in endpoint.urls
-        }
+        self._ways = {url: way_to(url, maxsize=concurrency, retries=False, timeout=timeout) for url in endpoint.urls}
 
     def fire(self, shots: Sequence[Shot], tell: Tell) -> None:
         """Send everything. Raises what stopped it, after what was in flight has come back."""
@@ -250,22 +248,14 @@ class Sender:
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
         start = time.monotonic()
         try:
-            response = self._pools[url].urlopen(
-                method,
-                urlsplit(url).path + path,
-                body=data,
-                headers=headers,
-                preload_content=False,
-                decode_content=False,
-                redirect=False,
-            )
+            response = self._ways[url].open(method, path, data, headers)
             try:
                 answer = self._read(response, start)
             except BaseException:
                 response.close()  # what is left of the answer must not be taken for the next one
                 raise
             response.release_conn()
-        except (NewConnectionError, ConnectTimeoutError) as error:
+        except (NewConnectionError, ConnectTimeoutError, ProxyError) as error:
             raise UnusableError("unreachable", f"no connection: {_brief(error)}", again=True) from None
         except SSLError as error:
             what = f"no trusted connection: {_brief(error)}"
