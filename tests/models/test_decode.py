@@ -259,6 +259,22 @@ class TestLoop:
         exact = [float(logits[len(bound.prompt) + i - 1, token]) for i, token in enumerate(bound.ids)]
         assert bound.logprobs == pytest.approx(exact, abs=1e-4)
 
+    def test_what_was_said_is_penalised(self, fresh: Callable[..., Any]) -> None:
+        model = fresh()
+        free = _row(_PROMPTS[0], 30)
+        bound = _row(_PROMPTS[0], 30, presence_penalty=9.0)
+        decode(model, [free, bound])
+        assert bound.ids != free.ids
+        assert len(set(bound.ids)) > len(set(free.ids))
+        logits = model(torch.tensor([[*bound.prompt, *bound.ids[:-1]]])).logits[0, len(bound.prompt) - 1 :].detach()
+        logprobs = logits.log_softmax(-1)
+        for i, token in enumerate(bound.ids):
+            mine = logits[i].clone()
+            for said in set(bound.ids[:i]):
+                mine[said] -= 9
+            assert token == int(mine.argmax())
+            assert bound.logprobs[i] == pytest.approx(float(logprobs[i, token]), abs=1e-4)
+
     def test_the_likeliest_tokens_are_noted_where_asked_for(self, fresh: Callable[..., Any]) -> None:
         model = fresh()
         noting, silent = _row(_PROMPTS[0]), _row(_PROMPTS[0])

@@ -64,7 +64,7 @@ def texts(replies: list[Completion]) -> list[str]:
 
 
 def test_a_conversation_is_asked_as_a_chat_and_a_prompt_as_a_completion(open_to: Open) -> None:
-    sampling = Sampling(max_new_tokens=9, temperature=0.7, top_p=0.9)
+    sampling = Sampling(max_new_tokens=9, temperature=0.7, top_p=0.9, presence_penalty=1.5)
     talk = Request(
         (system("Be kind."), user("Hi"), assistant("Hi."), user("x END y")), stop=("END",), sampling=sampling
     )
@@ -86,6 +86,7 @@ def test_a_conversation_is_asked_as_a_chat_and_a_prompt_as_a_completion(open_to:
             ],
             "temperature": 0.7,
             "top_p": 0.9,
+            "presence_penalty": 1.5,
             "max_tokens": 9,
             "stop": ["END"],
             "seed": 0,

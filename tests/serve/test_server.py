@@ -48,7 +48,10 @@ def alone(model: Served) -> Callable[..., Completion]:
     local = LocalGenerator("tiny", model.model, model.chat)
 
     def ask_alone(messages: list[dict[str, Any]] | None = None, **asked: Any) -> Completion:
-        how = Sampling(asked.pop("n", 8), asked.pop("temperature", 0.0), asked.pop("top_p", 1.0))
+        penalty = asked.pop("presence_penalty", 0.0)
+        how = Sampling(
+            asked.pop("n", 8), asked.pop("temperature", 0.0), asked.pop("top_p", 1.0), presence_penalty=penalty
+        )
         talk = tuple(message(turn) for turn in messages or [])
         [reply] = local.generate([Request(talk, sampling=how, **asked)])
         return reply
@@ -212,10 +215,16 @@ class TestChat:
             assert (value.keys(), value["colour"] in ("blue", "猫")) == ({"colour", "n"}, True)
         assert texts[0] == alone(TALK, schema=json.dumps(schema), n=60, **how).text
 
+    def test_what_was_said_is_penalised_as_alone(self, server: Server, alone: Callable[..., Completion]) -> None:
+        how = {"temperature": 1.0, "seed": 5}
+        plain, bound = (alone(TALK, n=24, presence_penalty=penalty, **how).text for penalty in (0.0, 2.0))
+        reply = chat(server, max_tokens=24, presence_penalty=2, **how)
+        assert reply.json["choices"][0]["message"]["content"] == bound != plain
+
     def test_options_without_effect_may_be_sent_if_they_ask_for_nothing(self, server: Server) -> None:
         fields: dict[str, Any] = {
             "frequency_penalty": 0,
-            "presence_penalty": 0.0,
+            "presence_penalty": 0.0,  # which would have an effect if it were not 0
             "logit_bias": None,
             "tools": [],
             "user": None,

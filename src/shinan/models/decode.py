@@ -64,7 +64,7 @@ class Row:
         top: how many of the likeliest tokens to note beside each drawn one.
         source: how many ids of the prompt an encoder reads; 0 for a model without one.
         ids: tokens drawn so far.
-        logprobs: their natural-log probabilities under the model, at temperature 1 and without the filter.
+        logprobs: their natural-log probabilities under the model, at temperature 1, without filter and penalty.
         tops: for each, the `top` likeliest tokens with theirs, the likeliest first.
         finish: empty while the row waits or runs; then `stop`, `length` or `cancelled`.
     """
@@ -315,9 +315,13 @@ def _draw(logits: Tensor, row: Row, token: int) -> None:
     allowed = logits
     if row.top:
         row.tops.append([(other, value - whole) for other, value in likeliest(logits, row.top)])
-    if row.filter:
+    penalty = row.sampling.presence_penalty
+    if row.filter or penalty:
         allowed = logits.clone()
-        row.filter.apply(allowed)
+        if row.filter:
+            row.filter.apply(allowed)
+        if penalty:
+            allowed[list(set(row.ids))] -= penalty
         token = int(most_likely(allowed[None]))
     if row.sampling.temperature > 0:
         token = sample(allowed, row.sampling, derive_seed(row.seed, "token", len(row.ids)))

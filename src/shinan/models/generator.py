@@ -14,12 +14,14 @@ Finish = Literal["stop", "length", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to continue. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 switch those filters off."""
+    """How to continue. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 switch those filters off. `presence_penalty` is
+    taken off the logits of tokens that the reply holds already, as OpenAI has it."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    presence_penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

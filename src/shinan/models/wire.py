@@ -82,6 +82,8 @@ def body_of(request: Request, endpoint: Endpoint) -> tuple[str, Json]:
         body["top_p"] = sampling.top_p
     if sampling.top_k:
         body["top_k"] = sampling.top_k
+    if sampling.presence_penalty:
+        body["presence_penalty"] = sampling.presence_penalty
     if request.stop:
         body["stop"] = list(request.stop)
     if "logprobs" in endpoint.has:

@@ -106,7 +106,7 @@ def _tickets(
     tokenizer, stop_ids = served.chat.tokenizer, served.chat.stop_ids
     made = []
     for prompt in prompts:
-        sampling = Sampling(prompt.limit, body.temperature, body.top_p, body.top_k)
+        sampling = Sampling(prompt.limit, body.temperature, body.top_p, body.top_k, body.presence_penalty)
         for choice in range(body.n):
             reply = ReplyText(tokenizer, stop_ids=stop_ids, stops=prompt.stops, lead=prompt.lead)
             own = derive_seed(seed, "choice", choice) if choice else seed

@@ -20,7 +20,6 @@ _WITHOUT_EFFECT: Mapping[str, Any] = {
     "best_of": 1,
     "frequency_penalty": 0,
     "logit_bias": {},
-    "presence_penalty": 0,
     "response_format": {"type": "text"},
     "store": False,
     "suffix": "",
@@ -85,6 +84,7 @@ class Asked(Config):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] = Field(default_factory=list)
     stream: bool = False

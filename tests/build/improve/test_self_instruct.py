@@ -85,7 +85,7 @@ def test_the_first_round_shows_eight_seeds_and_asks_for_the_ninth() -> None:
         shown = [task.split(". ", 1)[1] for task in tasks]
         assert len(set(shown)) == 8
         assert set(shown) <= {seed.messages[0].text for seed in SEEDS}
-        assert request.sampling == Sampling(1024, 0.7, 0.5)
+        assert request.sampling == Sampling(1024, 0.7, 0.5, presence_penalty=2)
         assert request.stop == ("\n\n", "\n16", "16.", "16 .")
     assert len({request.prompt for request in fake.requests}) == 5
     assert len({request.seed for request in fake.requests}) == 5
@@ -115,7 +115,7 @@ def test_each_accepted_instruction_is_checked_and_then_done() -> None:
     assert all((r.sampling, r.stop) == (Sampling(3), ("\n", "Task")) for r in checks)
     prompts = [INPUT_FIRST, OUTPUT_FIRST, INPUT_FIRST]
     assert [r.prompt for r in work] == [p.fill(instruction=t) for p, t in zip(prompts, tasks, strict=True)]
-    assert [r.sampling for r in work] == [Sampling(350), Sampling(300), Sampling(350)]
+    assert [r.sampling for r in work] == [Sampling(most, presence_penalty=1.5) for most in (350, 300, 350)]
     assert all(r.stop == ("Example 6", "Task:") for r in work)
     assert len(kept(rows)) == 4
     # three prompts of the round brought a seed back; the classification task has no label in its reply

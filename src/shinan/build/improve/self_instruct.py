@@ -36,9 +36,12 @@ INPUT_FIRST = Prompt("self_instruct.input_first")
 OUTPUT_FIRST = Prompt("self_instruct.output_first")
 
 SHOWN, OWN = 8, 2  # instructions in a prompt; of them, how many the model's own at most
-PROPOSING = Sampling(max_new_tokens=1024, temperature=0.7, top_p=0.5)
+PROPOSING = Sampling(max_new_tokens=1024, temperature=0.7, top_p=0.5, presence_penalty=2.0)
 CLASSIFYING = Sampling(max_new_tokens=3)
-DOING = {True: Sampling(max_new_tokens=300), False: Sampling(max_new_tokens=350)}  # by whether it is classification
+DOING = {  # by whether it is classification
+    True: Sampling(max_new_tokens=300, presence_penalty=1.5),
+    False: Sampling(max_new_tokens=350, presence_penalty=1.5),
+}
 PATIENCE = 10  # rounds in a row that bring nothing new
 
 _PREFACE = re.compile(r"\A.*?^(?=Example \d)", re.DOTALL | re.MULTILINE)  # what a chat model says before it begins
@@ -85,9 +88,9 @@ def self_instruct(
     """Tasks that a model proposes after the pattern of the rows, with instances that it writes itself.
 
     Deviations: the three steps are done round by round and not one after the other, which asks the same; the longest
-    reply is that of its task and not of its batch; there is no presence penalty (2 for proposing, 1.5 for instances);
-    after 10 rounds without a new instruction the search ends; a failed call leaves its task out. Of a chat model's
-    reply a sentence before the list or the first example, blank lines and Markdown are no part.
+    reply is that of its task and not of its batch; after 10 rounds without a new instruction the search ends; a failed
+    call leaves its task out. Of a chat model's reply a sentence before the list or the first example, blank lines and
+    Markdown are no part.
 
     Args:
         seed: every draw derives from it.
