@@ -40,12 +40,12 @@ class BuildStage(Use):
 
 
 class Decontaminate(Config):
-    """Drop training rows that hold more than `share` of the `n`-grams of an evaluation item."""
+    """Drop training rows that hold more than `share` of an evaluation item's words, in runs of `n` or more."""
 
     n: int = Field(8, ge=2)
     """Words of an n-gram (a character counts as a word in unspaced scripts). 8 is Tulu 3's (arXiv 2411.15124)."""
     share: float = Field(0.5, ge=0, lt=1)
-    """Dropped if more than this share of the item's n-grams occurs in the row."""
+    """Dropped if more than this share of the item's words stand in n-grams that the row has too (Tulu 3: 0.5)."""
 
 
 class Licences(Config):
