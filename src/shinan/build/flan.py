@@ -41,7 +41,7 @@ def _content(params: Mapping[str, Any]) -> list[str]:
     return hashes
 
 
-@register("build", "flan", version=1, content=_content)
+@register("build", "flan", version=2, content=_content)
 def flan(
     seed: int,
     *,
