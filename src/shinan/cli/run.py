@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,4 +66,5 @@ def plan(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs:
 def _load(path: Path, overrides: list[str] | None, name: str | None) -> Recipe:
     from shinan.recipe.schema import load_recipe
 
-    return load_recipe(path, [*(overrides or []), *([f"name={name}"] if name else [])])
+    named = [f"name={json.dumps(name)}"] if name else []  # as text: `5` and `null` are names too
+    return load_recipe(path, [*(overrides or []), *named])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from shinan.build.mixture import Mix
 from shinan.core.config import Config, Document, Keys, apply_overrides, load_yaml, validate
@@ -17,6 +18,16 @@ from shinan.recipe import wiring
 from shinan.train.settings import TuneSettings
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def _id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError(f"{text!r} names no folder: use lower-case letters, digits, - and _")
+    return text
+
+
+Id = Annotated[str, AfterValidator(_id)]
+"""A name that folders and files are called by."""
 
 
 class Use(Config):
@@ -31,7 +42,7 @@ class Use(Config):
 class BuildStage(Use):
     """One source of training rows; the sources are joined in order."""
 
-    id: str
+    id: Id
     """Name of the stage, unique in the recipe."""
     inputs: list[str] = Field(default_factory=list, alias="from")
     """Ids of the stages whose rows it is made from, for components that take rows."""
@@ -59,7 +70,7 @@ class Licences(Config):
 class EvalTask(Use):
     """Held-out items, asked before and after tuning."""
 
-    id: str
+    id: Id
     """Name of the task, unique in the recipe."""
     metrics: list[str] = Field(["rouge_l", "exact_match"], min_length=1)
     """Scorers; the first is the headline."""
@@ -67,10 +78,13 @@ class EvalTask(Use):
     """Longest reply."""
 
 
+T = TypeVar("T", BuildStage, EvalTask)
+
+
 class Recipe(Config):
     """A whole run: one model, its data, its tuning, its evaluation."""
 
-    name: str
+    name: Id
     """Name of the run folder."""
     seed: int = 0
     """Every random draw derives from it."""
@@ -93,37 +107,34 @@ class Recipe(Config):
     evaluate: list[EvalTask] = Field(min_length=1)
     """What is measured before and after."""
 
-    @field_validator("name")
-    @classmethod
-    def _folder_name(cls, name: str) -> str:
-        if not _ID.fullmatch(name):
-            raise ValueError(f"{name!r} is not a folder name: use lower-case letters, digits, - and _")
-        return name
-
     @field_validator("decontaminate")
     @classmethod
     def _true_means_default(cls, value: Decontaminate | bool) -> Decontaminate | bool:
         return Decontaminate() if value is True else value
 
-    @model_validator(mode="after")
-    def _ids_are_unique(self) -> Recipe:
-        for what, ids in (("build", [b.id for b in self.build]), ("evaluate", [t.id for t in self.evaluate])):
-            for name in ids:
-                if ids.count(name) > 1:
-                    raise ValueError(f"two stages of {what} have the id {name!r}")
-                if not _ID.fullmatch(name):
-                    raise ValueError(f"{what} id {name!r}: use lower-case letters, digits, - and _")
-        return self
+    @field_validator("build", "evaluate")
+    @classmethod
+    def _ids_are_unique(cls, stages: list[T]) -> list[T]:
+        twice = [name for name, count in Counter(stage.id for stage in stages).items() if count > 1]
+        if twice:
+            raise ValueError(f"two entries have the id {twice[0]!r}")
+        return stages
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read and check a recipe, `--set` overrides applied.
 
-    Raises ConfigError with every problem found: keys and types, then component names and parameters.
+    Raises ConfigError with every problem found: overrides, keys and types, then component names and parameters.
     """
-    document = apply_overrides(load_yaml(path), overrides or [])
-    recipe = validate(Recipe, document)
-    problems: list[Problem] = []
+    document, problems = load_yaml(path), list[Problem]()
+    try:
+        apply_overrides(document, overrides or [])
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        recipe = validate(Recipe, document)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
     for kind, keys, name, params in _components(recipe):
         try:
             bind(kind, name, params, where=document.where(keys))
