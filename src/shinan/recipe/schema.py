@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, field_validator
 from shinan.build.mixture import Mix
 from shinan.core.config import Config, Document, Keys, apply_overrides, load_yaml, validate
 from shinan.core.errors import ConfigError, Problem, nearest
-from shinan.core.registry import Bound, bind
-from shinan.recipe import wiring
+from shinan.core.registry import Bound, bind, lookup, names
+from shinan.recipe.wiring import in_order
 from shinan.train.settings import TuneSettings
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -140,12 +140,59 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             bind(kind, name, params, where=document.where(keys))
         except ConfigError as error:
             problems.extend(error.problems)
-    problems += wiring.problems(recipe, document.where)
+    problems += _wiring_problems(recipe, document.where)
     problems += _mix_problems(recipe, document)
     problems += _replay_problems(recipe, document)
     if problems:
         raise ConfigError(problems)
     return recipe
+
+
+def _wiring_problems(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> list[Problem]:
+    """Everything wrong with where rows come from and go to; `where` tells the place of a key in the recipe's file."""
+    found = [*_id_problems(recipe, where), *_row_problems(recipe, where)]
+    if not found:
+        try:
+            in_order(recipe.build)
+        except ConfigError as error:
+            found += [problem._replace(where=where(("build",))) for problem in error.problems]
+    return found
+
+
+def _id_problems(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> Iterator[Problem]:
+    ids = [stage.id for stage in recipe.build]
+    taken = {id_ for stage in recipe.build for id_ in stage.inputs}
+    if recipe.tune.replay:
+        taken.add(recipe.tune.replay.source)
+    for i, stage in enumerate(recipe.build):
+        for j, id_ in enumerate(stage.inputs):
+            place = where(("build", i, "from", j))
+            if id_ not in ids:
+                yield Problem(f"no build stage has the id {id_!r}", place, nearest(id_, ids))
+            elif id_ in stage.inputs[:j]:
+                yield Problem(f"the rows of {id_!r} are taken twice", place, "name it once")
+        if not stage.train and stage.id not in taken:
+            fix = "name it under `from` of another stage or of tune.replay, or take `train: false` out"
+            yield Problem("nobody takes its rows, and they are not trained on", where(("build", i, "train")), fix)
+    if not any(stage.train for stage in recipe.build):
+        yield Problem("there is nothing to train on", where(("build",)), "take `train: false` out of one stage")
+
+
+def _row_problems(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> Iterator[Problem]:
+    """Components that take rows and get none, or the other way round. Unknown components are told elsewhere."""
+    known = names("build")
+    for i, stage in enumerate(recipe.build):
+        if stage.use in known and lookup("build", stage.use).takes_rows != bool(stage.inputs):
+            if stage.inputs:
+                fix = "take `from` out, or use another component"
+                yield Problem(f"{stage.use} takes no rows of other stages", where(("build", i, "from")), fix)
+            else:
+                fix = "name the stages under `from`"
+                yield Problem(f"{stage.use} makes its rows from those of other stages", where(("build", i)), fix)
+    for i, task in enumerate(recipe.evaluate):
+        if task.use in known and lookup("build", task.use).takes_rows:
+            fix = "write its rows to a file first, and use `file` here"
+            yield Problem(f"{task.use} makes its rows from those of build stages", where(("evaluate", i)), fix)
 
 
 def _mix_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
