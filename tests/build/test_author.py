@@ -9,6 +9,7 @@ import pytest
 from shinan.build.author import Ask, Author
 from shinan.build.improve.self_instruct import IS_CLASSIFICATION, TASKS
 from shinan.build.teachers import Model, Teacher, as_teacher, content
+from shinan.core.dataset import read_rows, write_stream
 from shinan.core.errors import ConfigError, ModelError
 from shinan.core.example import Example, Provenance, assistant, system, user
 from shinan.core.ledger import Ledger
@@ -166,3 +167,10 @@ def test_a_teacher_that_is_not_there_or_cannot_talk_is_told(tiny_decoder: Path, 
     assert Author.of("method", Teacher(model=str(tiny_decoder), raw=True), 0).raw
     with pytest.raises(ConfigError, match="a price or a budget is for endpoints"):
         Author.of("method", Teacher(model=str(tiny_decoder), spend="1"), 0)
+
+
+def test_half_a_character_in_a_reply_can_be_stored(tmp_path: Path) -> None:
+    by = author(FakeGenerator(lambda _: "half \ud83d an emoji"))
+    [reply] = by.answers([ask(by)])
+    write_stream(tmp_path, [by.row(reply)])
+    assert read_rows(tmp_path)[0].reply == "half \ufffd an emoji"

@@ -29,7 +29,7 @@ def test_no_answer_an_empty_one_and_one_without_an_end() -> None:
     failed = Reply(reply("").ask, Completion("", finish="failed", error="the server answers 500"))
     cut = Reply(reply("").ask, Completion("on and on", finish="length", new_tokens=2))
     assert unanswered(failed) == Verdict.drop("failed", "the server answers 500")
-    assert unanswered(reply(" \n")) == Verdict.drop("empty")
+    assert [unanswered(reply(text)) for text in (" \n", "**", "****\n\n** **")] == [Verdict.drop("empty")] * 3
     assert truncated(cut) == unusable(cut) == Verdict.drop("truncated", "no end after 2 tokens")
     assert unusable(cut, whole=False) is None
     assert truncated(reply(PLAIN)) is None

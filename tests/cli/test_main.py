@@ -3,15 +3,18 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from shinan.cli.main import _COMMANDS, app
+from shinan.cli.run import _load
 from shinan.core.errors import DataError, Interrupted
 from shinan.version import __version__
 from tests.cli.conftest import Shinan
+from tests.recipe.tiny_recipe import write_recipe
 
 ALL = [(name,) for name in _COMMANDS] + [("models", "get")]
 
@@ -99,3 +102,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize("name", ["5", "null", "1e3", "true"])
+def test_a_name_is_text_whatever_yaml_would_make_of_it(tmp_path: Path, name: str) -> None:
+    assert _load(write_recipe(tmp_path), None, name).name == name

@@ -65,4 +65,7 @@ def test_bad_names_and_templates_are_explained(place: Path, shinan: Shinan) -> N
     template = shinan("new", "x", "--from", "quickstrat")
     assert template.code == 1
     assert "did you mean 'quickstart'?" in template.err
+    for nothing in (".", "", "..", "/"):
+        done = shinan("new", nothing)
+        assert (done.code, "cannot be the name of a run" in done.err) == (1, True)
     assert list(place.iterdir()) == []

@@ -57,6 +57,8 @@ def test_one_row(shinan: Shinan) -> None:
     by_number, by_id = shinan("peek", source, "--row", "3"), shinan("peek", source, "--row", f"{source}#3")
     assert by_number == by_id
     assert "1 of 1 rows" in by_number.out
+    content = rows_of(source)[3].id
+    assert shinan("peek", source, "--row", content).out == by_number.out
     missing = shinan("peek", source, "--row", "99")
     assert missing.code == 1
     assert f"they begin with {source}#0" in missing.err

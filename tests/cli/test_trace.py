@@ -38,7 +38,7 @@ def test_a_row_from_its_source_to_its_steps(made: Made, capsys: pytest.CaptureFi
     assert "⟦7<end_of_turn>⟧⏎" in lines
     near = lines.index("the nearest held-out item") + 1
     assert lines[near].startswith("collection:starter/")
-    assert "of the held-out prompt's 8-grams" in lines[near]
+    assert "of the held-out prompt in 8-grams" in lines[near]
 
 
 @pytest.mark.promise1

@@ -214,3 +214,17 @@ class TestRoundTrip:
         row = PAIR.to_dict()
         del row["id"]
         assert Example.from_dict(row).id == PAIR.id
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "both"),
+    [
+        ("MIT", "MIT", "MIT"),
+        ("CC-BY-4.0 AND MIT", "MIT", "CC-BY-4.0 AND MIT"),
+        ("MIT OR GPL-3.0", "CC0-1.0", "(MIT OR GPL-3.0) AND CC0-1.0"),
+        ("(MIT OR GPL-3.0) AND CC0-1.0", "(MIT OR GPL-3.0)", "((MIT OR GPL-3.0) AND CC0-1.0) AND (MIT OR GPL-3.0)"),
+    ],
+)
+def test_terms_of_two_texts_hold_together(own: str, other: str, both: str) -> None:
+    row = Example((user("a"),), provenance=Provenance(licence=own))
+    assert row.under(other).provenance.licence == both

@@ -42,14 +42,12 @@ def judged(row: Example, *references: Example) -> Verdict:
 def test_the_item_itself_is_dropped_with_the_item_share_and_span_named() -> None:
     found = judged(trained(f"{DEFINITION}\n\n{INPUT}"))
     assert found.reason == "overlap"
-    assert found.detail.startswith(
-        '100% of the 8-grams of the prompt of eval/match#0: "you are given two short reports'
-    )
+    assert found.detail.startswith('100% of the prompt of eval/match#0, in 8-grams: "you are given two short reports')
 
 
 def test_its_input_under_another_instruction_is_dropped() -> None:
     found = judged(trained(f"Translate into French: {INPUT}"))
-    assert found.detail == f'100% of the 8-grams of the input of eval/match#0: "{INPUT[:-1].lower()}"'
+    assert found.detail == f'100% of the input of eval/match#0, in 8-grams: "{INPUT[:-1].lower()}"'
 
 
 def test_its_input_in_a_reply_or_a_rejected_reply_is_dropped() -> None:
@@ -72,12 +70,18 @@ def test_stock_phrases_demonstrations_and_system_turns_are_not_evidence() -> Non
     assert judged(Example((item().messages[0], user("Which is the longest river?"), assistant("The Nile.")))).keep
 
 
-def test_exactly_half_is_kept_and_one_gram_more_is_not() -> None:
-    words = [f"w{n}" for n in range(17)]  # ten 8-grams
+def test_exactly_half_is_kept_and_one_word_more_is_not() -> None:
+    words = [f"w{n}" for n in range(20)]
     reference = Example((user(" ".join(words)),), provenance=Provenance("eval", 4))
-    assert judged(trained(" ".join(words[:12])), reference).keep  # five of them
-    found = judged(trained(" ".join(words[:13])), reference)  # six
-    assert found.detail == f'60% of the 8-grams of the prompt of eval#4: "{" ".join(words[:13])}"'
+    assert judged(trained(" ".join(words[:10])), reference).keep
+    found = judged(trained(" ".join(words[:11])), reference)
+    assert found.detail == f'55% of the prompt of eval#4, in 8-grams: "{" ".join(words[:11])}"'
+
+
+def test_an_item_with_a_changed_word_is_still_known() -> None:
+    words = [f"w{n}" for n in range(20)]
+    reference = Example((user(" ".join(words)),), provenance=Provenance("eval", 4))
+    assert not judged(trained(" ".join([*words[:9], "another", *words[10:]])), reference).keep
 
 
 def test_a_prompt_shorter_than_one_gram_is_matched_whole() -> None:

@@ -144,3 +144,10 @@ class TestReading:
         SampleLog(tmp_path / "log.jsonl", "key").append([made])
         [found] = read_samples(tmp_path / "log.jsonl")
         assert (found.targets, found.scores) == (("4",), {"exact": None, "rouge_l": 0.25})
+
+
+def test_half_a_character_in_a_reply_can_be_kept(tmp_path: Path) -> None:
+    odd = answer("a#0", 1.0, reply="half \ud83d of \\ud83d an emoji")
+    log = SampleLog(tmp_path / "log.jsonl", "key")
+    log.append([odd])
+    assert read_samples(tmp_path / "log.jsonl") == [odd]

@@ -103,6 +103,15 @@ def test_digits_are_only_counted_as_the_recipe_says() -> None:
     assert how("multiple_choice", CHOICE).read(row, PLACE).right == 1
 
 
+@pytest.mark.parametrize("key", [1, 1.0, "1", " 1"])
+def test_what_the_recipe_says_of_choices_comes_before_texts_and_positions(key: Any) -> None:
+    """A dataset that counts from 1, whose choices may be numbers themselves."""
+    read = how("multiple_choice", CHOICE, ["1", "2", "3"])
+    assert read.read({"q": "?", "c": {"text": ["red", "blue", "green"]}, "key": key}, PLACE).right == 0
+    assert read.read({"q": "?", "c": {"text": ["3", "2", "1"]}, "key": key}, PLACE).right == 0
+    assert refused(read, {"q": "?", "c": {"text": ["0", "4", "1"]}, "key": 0}).reason == "unknown_label"
+
+
 def test_choices_may_stand_in_columns_of_their_own() -> None:
     read = how("multiple_choice", {"question": "q", "choices": ["c0", "c1"], "answer": "a"})
     assert read.read({"q": "?", "c0": "red", "c1": 7, "a": 1}, PLACE).options == ("red", "7")

@@ -208,6 +208,21 @@ def test_choices_and_outputs_must_agree() -> None:
         "{{ 'aaaaaaaaaa' * 1000000000 }}",
         "{{ 1000000000 * xs }}",
         "{{ 9 ** 9 ** 9 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '{:1000000000d}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
+        "{{ 'a'.ljust(1000000000) | length }}",
+        "{{ 'a'.zfill(width=1000000000) | length }}",
+        "{{ 'a' | center(1000000000) | length }}",
+        "{{ 'a\\nb' | indent(1000000000) | length }}",
+        "{{ xs | batch(1000000000, 'a') | list | length }}",
+        "{{ ('a' * 99999).replace('a', 'b' * 99999) | length }}",
+        "{{ ('a' * 99999) | replace('a', 'b' * 99999) | length }}",
+        "{% set n = namespace(t='a') %}{% for i in range(99) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t | length }}",
+        "{% set n = namespace(t='a') %}{% for i in range(99) %}{% set n.t = n.t + n.t %}{% endfor %}{{ n.t | length }}",
+        "{% set n = namespace(t=[1]) %}{% for i in range(99) %}{% set n.t = n.t + n.t %}{% endfor %}{{ n.t | length }}",
         "{% include 'secret' %}",
         "{% import 'os' as os %}{{ os }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
@@ -218,6 +233,22 @@ def test_the_sandbox_holds(text: str) -> None:
     error = error_of(template(text), row)
     assert error.what.startswith("template 't': input ")
     assert row == {"x": "v", "xs": [1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{ '%05.1f%%' % 2 }} {{ '%s: %d' | format(x, 1000000) }}", "002.0% v: 1000000"),
+        ("{{ '{{}} {:>4} {x}'.format(1, x=1000000) }}", "{}    1 1000000"),
+        ("{{ x.ljust(3) ~ 1 ~ '|' + x | center(5) }}", "v  1|  v  "),
+        (
+            "{{ (xs + [2]) | batch(2, 'a') | list | length }}{{ 1 + 2 }}{{ 7 % 4 }}{{ 'aba'.replace('b', 'cc') }}",
+            "133acca",
+        ),
+    ],
+)
+def test_what_is_within_all_measure_is_written_as_ever(text: str, expected: str) -> None:
+    assert written(text, x="v", xs=[1]) == expected
 
 
 def test_an_escape_is_named_as_one() -> None:

@@ -73,3 +73,12 @@ def test_openais_own_key_goes_to_openai_only() -> None:
         api_key(other, {"SHINAN_API_KEY": "sk…"})
     assert key_advice(openai).startswith("set SHINAN_API_KEY (or OPENAI_API_KEY) in the environment")
     assert "OPENAI" not in key_advice(other)
+
+
+@pytest.mark.promise10
+@pytest.mark.parametrize("address", ["http://h/v1?key=sk-secret", "ftp://h?sk-secret", "http://h:p?sk-secret"])
+def test_a_key_in_a_query_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_endpoint(f"endpoint:m@{address},http://other#n")
+    assert "sk-secret" not in str(caught.value)
+    assert "?…" in str(caught.value)

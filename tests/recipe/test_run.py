@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -17,8 +18,12 @@ import torch
 
 from shinan.core.dataset import read_manifest
 from shinan.core.errors import ConfigError, DataError, RunError
+from shinan.core.example import Example, user
+from shinan.core.registry import _TABLE, register
+from shinan.core.verdict import Verdict
 from shinan.recipe.run import decide, preview, run, write_plan
-from shinan.recipe.schema import load_recipe
+from shinan.recipe.schema import EvalTask, load_recipe
+from shinan.recipe.stages import items_of
 from tests.recipe.tiny_recipe import RECIPE, start, write_recipe
 
 STAGES = [
@@ -103,6 +108,21 @@ def test_another_run_links_what_is_already_done(
     assert _bytes(tmp_path / "other") == _bytes(done)
     linked = tmp_path / "other" / "checkpoints" / "best" / "model.safetensors"
     assert linked.stat().st_ino == (done / "checkpoints" / "best" / "model.safetensors").stat().st_ino
+
+
+def test_what_is_linked_replaces_the_checkpoints_of_another_method(
+    done: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _cache(monkeypatch, cache):
+        recipe = load_recipe(done.parent / "recipe.yaml", ["name=other"])
+        folder = run(recipe, tmp_path / "other")
+        shutil.rmtree(folder / "stages" / "tune")
+        for name in ("adapter", "best"):
+            (folder / "checkpoints" / name).mkdir(exist_ok=True)
+            (folder / "checkpoints" / name / "adapter_model.safetensors").write_text("of another method", "utf-8")
+        run(recipe, folder)
+    assert _bytes(folder) == _bytes(done)
+    assert not list(folder.rglob("adapter_model.safetensors"))
 
 
 def test_a_change_makes_only_what_depends_on_it_stale(done: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +222,35 @@ def test_all_mistakes_in_a_recipe_are_told_at_once(tmp_path: Path) -> None:
     assert "recipe.yaml:2" in told
     assert "did you mean 'seed'?" in told
     assert "recipe.yaml:14" in told
+
+
+@pytest.mark.promise10
+def test_mistakes_in_overrides_and_ids_are_told_with_the_others(tmp_path: Path) -> None:
+    text = RECIPE.replace("epochs: 2", "epochs: many").replace("id: starter", "id: The Starter")
+    task = "{id: heldout, use: collection}"
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(
+            write_recipe(tmp_path, text), ["build.7.use=file", f"evaluate=[{task}, {task}]", "chat=[", "name=../up"]
+        )
+    told = [f"{problem.where}: {problem.what}" for problem in caught.value.problems]
+    assert len(told) == 6
+    assert told[0] == "--set build.7.use=file: no such place in the recipe"
+    assert told[1].startswith("--set chat=[:")
+    assert "not valid YAML" in told[1]
+    assert "--set name=../up: name: '../up' names no folder: use lower-case letters, digits, - and _" in told
+    assert any("recipe.yaml:6: build.0.id: 'The Starter' names no folder" in line for line in told)
+    assert any("tune.epochs" in line for line in told)
+    assert any("evaluate: two entries have the id 'heldout'" in line for line in told)
+
+
+@pytest.mark.promise10
+def test_an_evaluation_without_items_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = EvalTask.model_validate({"id": "none", "use": "nothing_left"})
+    row = Example((user("a"),))
+    monkeypatch.setattr("shinan.core.registry._TABLE", dict(_TABLE))
+    register("build", "nothing_left")(lambda seed: [(row, Verdict.drop("too_long"))])
+    with pytest.raises(DataError, match=r"evaluate none: no item is left of 1 rows \(too_long 1\)"):
+        items_of(task, 0)
 
 
 @pytest.mark.promise10

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from shinan.report.collect import Comparison, Report, collect
+from shinan.report.html import caveats
 from shinan.report.mixture import Mixture, Source
 from shinan.report.summary import mixture_table, outcome, summary, terminal_table, verdict
 from tests.report.fake_run import ALL, make_run
@@ -63,6 +64,13 @@ def test_no_difference_names_the_smallest_one_that_would_show(report: Report) ->
 
 
 @pytest.mark.promise6
+def test_answers_that_are_all_alike_tell_nothing_of_what_would_show(report: Report) -> None:
+    first = replace(_GAIN, before=0.0, after=0.0, delta=0.0, ci95=(0.0, 0.0), p=1.0, mde80=0.0)
+    alike = _with(report, first)
+    assert "would be missed" not in verdict(alike)
+    assert not any("would be missed" in caveat for caveat in caveats(alike))
+
+
 def test_without_an_interval_nothing_is_claimed(report: Report) -> None:
     bare = replace(_GAIN, ci95=None, p=None, mde80=None)
     assert verdict(_with(report, bare)) == (

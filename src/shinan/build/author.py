@@ -16,6 +16,7 @@ first and then more: the rows of the smaller one are a prefix of its rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -26,6 +27,8 @@ from shinan.core.example import Example, Message, Provenance, assistant, user
 from shinan.core.hashing import derive_seed
 from shinan.core.verdict import Verdict
 from shinan.models.generator import Completion, Generator, Request, Sampling
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @runtime_checkable
@@ -53,8 +56,8 @@ class Reply(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What the model wrote."""
-        return self.completion.text
+        """What the model wrote. Half a character (a lone surrogate), which no file can hold, is U+FFFD."""
+        return _HALF.sub("\ufffd", self.completion.text)
 
     @property
     def asked(self) -> str:

@@ -27,6 +27,19 @@ def asked(
         yield [(item, [next(replies) for _ in asks]) for item, asks in zip(batch, plans, strict=True)]
 
 
+def text_of(row: Example) -> str:
+    """A row's reply, or all that it says where it has none: what methods that begin with texts take."""
+    return (row.reply or row.prompt_text).strip()
+
+
+def texts_of(rows: Sequence[Example]) -> list[Example]:
+    """The rows that hold a text. Raises DataError if none does."""
+    found = [row for row in rows if text_of(row)]
+    if not found:
+        raise DataError(f"none of {len(rows)} rows has a text", where="rows", fix="name other stages under `from`")
+    return found
+
+
 def prompts_of(rows: Sequence[Example]) -> list[Example]:
     """The rows that ask something. Raises DataError if none does."""
     found = [row for row in rows if row.prompt and row.prompt[-1].role == "user"]

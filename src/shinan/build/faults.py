@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 from shinan.build.author import Reply
+from shinan.build.instructions import unmarked
 from shinan.core.text import normalise, words
 from shinan.core.verdict import Verdict
 from shinan.scorers.language import Language, other_language
@@ -29,11 +30,11 @@ _REFUSAL = re.compile(
 
 
 def unanswered(reply: Reply) -> Verdict | None:
-    """There is no reply, or an empty one."""
+    """There is no reply, or an empty one: no character, or none but Markdown's own."""
     completion = reply.completion
     if completion.finish == "failed":
         return Verdict.drop("failed", completion.error)
-    if not completion.text.strip():
+    if not unmarked(completion.text).strip():
         return Verdict.drop("empty")
     return None
 

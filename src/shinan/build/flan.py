@@ -41,7 +41,7 @@ def _content(params: Mapping[str, Any]) -> list[str]:
     return hashes
 
 
-@register("build", "flan", version=1, content=_content)
+@register("build", "flan", version=2, content=_content)
 def flan(
     seed: int,
     *,
@@ -105,19 +105,12 @@ def flan(
         DataError: a file that cannot be read, or none of whose first `pool` rows can be used.
         RunError, ModelError: a hub dataset or a tokenizer that cannot be loaded.
     """
-    made = load_set(set_path(shape))
-    spoken = prompts or language
+    made, spoken = load_set(set_path(shape)), prompts or language
     problems = [*_style_faults(made, styles), *_prompt_faults(made, fields, spoken, cot)]
-    try:
-        read = reading(made, fields, values or {}, labels)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError([problem._replace(where=f"build.flan {problem.where}") for problem in problems])
-    shares = _shares(made, styles)
+    read = _reading(made, fields, values or {}, labels, problems)
     reasons = _share_of_rationales(made, fields, spoken) if cot is None else cot
-    count = _counter(tokenizer)
-    manner = Manner(shares, count, templates, invert, reasons, mixed, tuple(shots or (5, 2, 1)), max_tokens)
+    drawn, count = tuple(shots or (5, 2, 1)), _counter(tokenizer)
+    manner = Manner(_shares(made, styles), count, templates, invert, reasons, mixed, drawn, max_tokens)
     name = dataset or _name(rows)
     tags = {"dataset": name, "category": made.shape, "language": language, "prompt_language": spoken}
     base = Example(
@@ -213,6 +206,24 @@ def _name(rows: str) -> str:
     if rows.startswith("hub:"):
         return rows.removeprefix("hub:").partition(":")[0].rpartition("/")[0] or rows
     return Path(rows.removesuffix(".gz")).stem
+
+
+def _reading(
+    made: TemplateSet,
+    fields: Mapping[str, Columns],
+    values: Mapping[str, str],
+    labels: Sequence[str] | Mapping[str, str] | None,
+    more: Sequence[Problem],
+) -> Reading:
+    """How the rows are read. Raises ConfigError with what is wrong with that, and with all else (`more`)."""
+    problems = list(more)
+    try:
+        read = reading(made, fields, values, labels)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError([problem._replace(where=f"build.flan {problem.where}") for problem in problems])
+    return read
 
 
 def _style_faults(made: TemplateSet, styles: Mapping[Style, float] | None) -> list[Problem]:

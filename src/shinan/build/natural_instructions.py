@@ -122,17 +122,31 @@ def natural_instructions(
     shares = _shares(seed, [head for head in chosen if side[head.path].keep], instances_per_task, limit)
     encodings = TK_INSTRUCT if encoding == _MIX else (Encoding.parse(encoding),)
     maker = _Maker(seed, encodings, layout, wordings, _budget(tokenizer, max_tokens), licence)
-    tally = Tally()
+    yield from _counted(_taken(chosen, side, shares, maker), len(files))
+
+
+def _taken(
+    chosen: Sequence[Head], side: Mapping[Path, Verdict], shares: Mapping[Path, int | None], maker: _Maker
+) -> Iterator[Judged]:
+    """The rows of the tasks that are taken, and one for each that is dropped whole."""
     for head in chosen:
         verdict = side[head.path]
-        rows = _rows(head, shares[head.path], maker) if verdict.keep else iter([_dropped(head.path, verdict)])
-        for row in rows:
-            tally.add(KEEP if isinstance(row, Example) else row[1])
-            yield row
+        if verdict.keep:
+            yield from _rows(head, shares[head.path], maker)
+        else:
+            yield _dropped(head.path, verdict)
+
+
+def _counted(rows: Iterator[Judged], files: int) -> Iterator[Judged]:
+    """The rows as they come. Raises DataError if none of them was kept."""
+    tally = Tally()
+    for row in rows:
+        tally.add(KEEP if isinstance(row, Example) else row[1])
+        yield row
     if not tally.kept:
         reasons = ", ".join(f"{reason} {n}" for reason, n in tally.dropped.most_common(5)) or "no task is on that side"
         fix = "see whether `split` and the categories fit these files, and read one of the files"
-        raise DataError(f"no row is left of {len(files)} task files ({reasons})", where=f"{WHERE} path", fix=fix)
+        raise DataError(f"no row is left of {files} task files ({reasons})", where=f"{WHERE} path", fix=fix)
 
 
 def _check_options(

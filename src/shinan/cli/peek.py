@@ -29,7 +29,9 @@ def peek(
         ),
     ],
     number: Annotated[int, typer.Option("-n", min=1, help="Show this many rows.")] = 5,
-    row: Annotated[str | None, typer.Option("--row", help="Show only this row: its id, or the number after #.")] = None,
+    row: Annotated[
+        str | None, typer.Option("--row", help="Show only this row: its name, the number after #, or its id.")
+    ] = None,
     dropped: Annotated[bool, typer.Option("--dropped", help="Show what a stage dropped, and why.")] = False,
     model: Annotated[str | None, typer.Option("--model", help="Show the tokens that this model would see.")] = None,
     chat: Annotated[str | None, typer.Option("--chat", help="With --model: the chat format to write them in.")] = None,
@@ -52,7 +54,7 @@ def peek(
     from shinan.recipe.named import chat_of, dropped_of, model_folder, rows_of
 
     rows = dropped_of(source) if dropped else [(example, KEEP) for example in rows_of(source)]
-    chosen = [pair for pair in rows if row is None or row in (pair[0].row, pair[0].row.rpartition("#")[2])]
+    chosen = [pair for pair in rows if row is None or row in (pair[0].row, pair[0].row.rpartition("#")[2], pair[0].id)]
     if row is not None and not chosen:
         first = f"they begin with {rows[0][0].row}" if rows else "there are none at all"
         raise DataError(f"no row {row!r} among the {len(rows)} rows", where=source, fix=f"look at the ids: {first}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from shinan.cli.report import report
 
 if TYPE_CHECKING:
     from shinan.recipe.schema import Recipe
@@ -26,23 +29,12 @@ def run(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: 
 
     Example: shinan run recipes/quickstart.yaml --set tune.epochs=1
     """
-    from rich.console import Console
-
     from shinan.recipe.run import run as run_recipe
     from shinan.recipe.run import wait_for_rank_0
-    from shinan.report.collect import collect
-    from shinan.report.html import write_report
-    from shinan.report.summary import mixture_table, terminal_table
 
     wait_for_rank_0()  # which tells, alone, of a recipe that cannot be read
     loaded = _load(recipe, set_, name)
-    folder = run_recipe(loaded, runs / loaded.name)
-    page = write_report(folder)
-    found = collect(folder)
-    Console().print(terminal_table(found))
-    if found.mixture:
-        Console().print(mixture_table(found))
-    print(f"report: {page}")
+    report(run_recipe(loaded, runs / loaded.name))
 
 
 def plan(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
@@ -65,4 +57,5 @@ def plan(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs:
 def _load(path: Path, overrides: list[str] | None, name: str | None) -> Recipe:
     from shinan.recipe.schema import load_recipe
 
-    return load_recipe(path, [*(overrides or []), *([f"name={name}"] if name else [])])
+    named = [f"name={json.dumps(name)}"] if name else []  # as text: `5` and `null` are names too
+    return load_recipe(path, [*(overrides or []), *named])

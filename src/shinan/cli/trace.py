@@ -113,7 +113,7 @@ def _print_near(console: Console, near: Near) -> None:
     from shinan.report.wording import excerpt, points, share
 
     use = f", {_use(near.training)}" if near.training else ""
-    numbers = f"ROUGE-L {points(near.rouge_l)}, {share(near.share, 1)} of the held-out prompt's {near.n}-grams"
+    numbers = f"ROUGE-L {points(near.rouge_l)}, {share(near.share, 1)} of the held-out prompt in {near.n}-grams"
     _say(console, f"{near.example.row}: {numbers}{use}", "cyan")
     _say(console, "\n".join(f"    {line}" for line in excerpt(_read(near.example), _EXCERPT).splitlines()))
 

@@ -174,7 +174,10 @@ def _note_places(node: yaml.Node, keys: Keys, document: Document, problems: list
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
-    """Apply `a.b=value` settings (values are YAML; list items are addressed by index). Raises ConfigError."""
+    """Apply `a.b=value` settings (values are YAML; list items are addressed by index).
+
+    Raises ConfigError with all that cannot be applied, after the others were.
+    """
     problems: list[Problem] = []
     for text in overrides:
         dotted, equals, raw = text.partition("=")

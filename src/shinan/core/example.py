@@ -7,6 +7,7 @@ are all Examples; what differs is which fields are filled.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -175,7 +176,7 @@ class Example:
         >>> Example((), provenance=Provenance(licence="MIT")).under("CC-BY-4.0").provenance.licence
         'CC-BY-4.0 AND MIT'
         """
-        both = sorted({licence, self.provenance.licence})
+        both = sorted({each for text in (licence, self.provenance.licence) for each in _joined(text)})
         return replace(self, provenance=replace(self.provenance, licence=" AND ".join(both)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,6 +231,13 @@ class Example:
                 fix="the file was changed by hand or damaged; build this stage again",
             )
         return self
+
+
+def _joined(licence: str) -> list[str]:
+    """The licences that all hold; a choice between some (`OR`) is one, in brackets."""
+    if " OR " not in licence:
+        return licence.split(" AND ")
+    return [licence if re.fullmatch(r"\([^()]*\)", licence) else f"({licence})"]
 
 
 def _message_to_dict(message: Message) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from shinan.scorers.ngrams import Overlap
 
 
 def overlap(references: Sequence[Example], *, n: int = 8, share: float = 0.5) -> Check:
-    """Drops rows that contain more than half of the n-grams of an evaluation item's input, instruction or prompt.
+    """Drops rows that contain more than half of an evaluation item's input, instruction or prompt, in runs of n words.
 
     The rule, n = 8 and one half are those of Tulu 3 (Lambert et al. 2024, section 3.2): a row is held against one item
     at a time, and only what the user says in the item counts. An item is looked for as a whole, without its
@@ -23,7 +23,7 @@ def overlap(references: Sequence[Example], *, n: int = 8, share: float = 0.5) ->
     Args:
         references: the evaluation items.
         n: words in an n-gram (characters in scripts written without spaces).
-        share: a row is dropped if it has more than this share of an item's distinct n-grams.
+        share: a row is dropped if more than this share of an item's words stand in n-grams that both have.
     """
     texts: dict[str, str] = {}  # the many items of a task share one instruction: look for it once
     for reference in references:
@@ -36,7 +36,7 @@ def overlap(references: Sequence[Example], *, n: int = 8, share: float = 0.5) ->
     def judge(example: Example) -> Verdict:
         found = index.coverage(_everything(example))
         if found.share > share:
-            detail = f'{found.share:.0%} of the {n}-grams of the {found.reference_id}: "{found.span_text}"'
+            detail = f'{found.share:.0%} of the {found.reference_id}, in {n}-grams: "{found.span_text}"'
             return Verdict.drop("overlap", detail)
         if same := short.get(tuple(words(_prompt(example)))):
             return Verdict.drop("overlap", f"the same prompt as {same}")

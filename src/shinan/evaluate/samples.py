@@ -89,10 +89,10 @@ class SampleLog:
         return whole
 
     def append(self, samples: Iterable[Sample]) -> None:
-        """Add one batch and see it to the disk."""
+        """Add one batch and see it to the disk. Half a character (a lone surrogate) is written as JSON's escape."""
         text = "".join(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
         try:
-            with self._path.open("a", encoding="utf-8", newline="\n") as stream:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -57,6 +57,8 @@ class Reading:
         values: fields that are the same in every row.
         labels: {the dataset's value as text: name of the label, or position of the choice}.
         options: names of the labels that the dataset uses, in the shape's order.
+        named: whether the dataset's mapping says what it calls the choices; else they are known by text, letter or
+            position.
     """
 
     shape: TemplateSet
@@ -64,6 +66,7 @@ class Reading:
     values: Mapping[str, str]
     labels: Mapping[str, str]
     options: tuple[str, ...]
+    named: bool = False
 
     def read(self, row: Row, where: Where) -> Instance:
         """The row as an instance. Raises RowError for a field that is missing, empty, of another kind, or no label."""
@@ -103,10 +106,12 @@ class Reading:
         return self.labels[key]
 
     def _chosen(self, found: dict[str, Any], at: _At) -> Instance:
-        """The choice by its text, by its letter (or what `labels` says), or by its position counted from 0."""
+        """The choice by what `labels` says; without them by its text, its letter, or its position counted from 0."""
         name = self.shape.answer
         value, choices = found[name], next(found[n] for n, spec in self.shape.fields.items() if spec.kind == "choices")
-        if isinstance(value, str) and value.strip(_BLANK) in choices:
+        if self.named:
+            right = int(self.labels.get(_key(value), "-1"))
+        elif isinstance(value, str) and value.strip(_BLANK) in choices:
             right = choices.index(value.strip(_BLANK))
         elif isinstance(value, int) and not isinstance(value, bool):
             right = value
@@ -142,7 +147,8 @@ def reading(
     if problems:
         raise ConfigError(problems)
     used = shape.labels or list(dict.fromkeys(by_value.values()))
-    return Reading(shape, columns, values, by_value, tuple(label for label in used if label in by_value.values()))
+    options = tuple(label for label in used if label in by_value.values())
+    return Reading(shape, columns, values, by_value, options, named=labels is not None)
 
 
 _ONE_COLUMN = "name one column; `choices` may have one for each, `entities` two, and a text may be made by Jinja"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -56,6 +57,7 @@ def parse_endpoint(ref: str) -> Endpoint:
     if "://" in model:
         fix = f"leave them out; a key is taken from {KEY} in the environment"
         raise ConfigError([Problem("the address holds a user name or a password", f"{SCHEME}…", fix)])
+    ref = _unasked(ref)
     problems = [] if model and at else [Problem("it names no model or no address", ref, _FIX)]
     urls = tuple(url.strip().rstrip("/") for url in addresses.split(",") if url.strip()) if at else ()
     problems += [Problem(what, ref, fix) for url in urls for what, fix in _wrong(url)]
@@ -76,19 +78,26 @@ def parse_endpoint(ref: str) -> Endpoint:
 _FIX = "write endpoint:MODEL@URL, like endpoint:gpt-4o-mini@https://api.openai.com/v1"
 
 
+def _unasked(text: str) -> str:
+    """An address or a reference as errors may show it: what stands in a query may be a key."""
+    return re.sub(r"\?[^,#]+", "?…", text)
+
+
 def _wrong(url: str) -> list[tuple[str, str]]:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        return [(f"{url!r} is no address: {error}", _FIX)]
+        return [(f"{_unasked(url)!r} is no address: {error}", _FIX)]
     if parts.scheme not in ("http", "https") or not host:
-        return [(f"{url!r} is no address", "begin it with http:// or https://")]
+        return [(f"{_unasked(url)!r} is no address", "begin it with http:// or https://")]
     found = []
     if parts.query:
-        found.append((f"{url!r} has a query", f"leave it out; a key is taken from {KEY} in the environment"))
+        found.append((f"{_unasked(url)!r} has a query", f"leave it out; a key is taken from {KEY} in the environment"))
     if parts.path.endswith(("/completions", "/models")):
-        found.append((f"{url!r} is the address of one function", "name the base address, which often ends in /v1"))
+        found.append(
+            (f"{_unasked(url)!r} is the address of one function", "name the base address, which often ends in /v1")
+        )
     return found
 
 

@@ -19,9 +19,9 @@ Kind = Literal["build", "items", "curate", "mix", "replay", "audit", "before", "
 _VERSIONS: Mapping[Kind, int] = {
     "build": 2,
     "items": 1,
-    "curate": 2,
+    "curate": 3,
     "mix": 1,
-    "replay": 1,
+    "replay": 2,
     "audit": 2,
     "before": 1,
     "tune": 3,

@@ -35,7 +35,7 @@ from shinan.recipe.lock import locked
 from shinan.recipe.named import chat_of
 from shinan.recipe.plan import Setting, Stage, State, differing, plan, state_of, states
 from shinan.recipe.schema import Recipe
-from shinan.recipe.stages import WORK, Outcome, Room, help_tuning
+from shinan.recipe.stages import CHECKPOINTS, WORK, Outcome, Room, help_tuning
 from shinan.train import ranks
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -142,6 +142,9 @@ def _bring(stage: Stage, state: State, room: Room, store: Store) -> None:
     if state.source == target:
         return
     if state.source is not None:
+        if stage.kind == "tune":
+            for which in CHECKPOINTS:  # of an earlier run with another method
+                shutil.rmtree(room.folder / "checkpoints" / which, ignore_errors=True)
         _adopt(state.source, target)
     else:
         start = time.monotonic()

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from shinan.build.mixture import Mix
 from shinan.core.config import Config, Document, Keys, apply_overrides, load_yaml, validate
 from shinan.core.errors import ConfigError, Problem, nearest
-from shinan.core.registry import Bound, bind
-from shinan.recipe import wiring
+from shinan.core.registry import Bound, bind, lookup, names
+from shinan.recipe.wiring import in_order
 from shinan.train.settings import TuneSettings
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def _id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError(f"{text!r} names no folder: use lower-case letters, digits, - and _")
+    return text
+
+
+Id = Annotated[str, AfterValidator(_id)]
+"""A name that folders and files are called by."""
 
 
 class Use(Config):
@@ -31,7 +42,7 @@ class Use(Config):
 class BuildStage(Use):
     """One source of training rows; the sources are joined in order."""
 
-    id: str
+    id: Id
     """Name of the stage, unique in the recipe."""
     inputs: list[str] = Field(default_factory=list, alias="from")
     """Ids of the stages whose rows it is made from, for components that take rows."""
@@ -40,12 +51,12 @@ class BuildStage(Use):
 
 
 class Decontaminate(Config):
-    """Drop training rows that hold more than `share` of the `n`-grams of an evaluation item."""
+    """Drop training rows that hold more than `share` of an evaluation item's words, in runs of `n` or more."""
 
     n: int = Field(8, ge=2)
     """Words of an n-gram (a character counts as a word in unspaced scripts). 8 is Tulu 3's (arXiv 2411.15124)."""
     share: float = Field(0.5, ge=0, lt=1)
-    """Dropped if more than this share of the item's n-grams occurs in the row."""
+    """Dropped if more than this share of the item's words stand in n-grams that the row has too (Tulu 3: 0.5)."""
 
 
 class Licences(Config):
@@ -59,7 +70,7 @@ class Licences(Config):
 class EvalTask(Use):
     """Held-out items, asked before and after tuning."""
 
-    id: str
+    id: Id
     """Name of the task, unique in the recipe."""
     metrics: list[str] = Field(["rouge_l", "exact_match"], min_length=1)
     """Scorers; the first is the headline."""
@@ -67,10 +78,13 @@ class EvalTask(Use):
     """Longest reply."""
 
 
+T = TypeVar("T", BuildStage, EvalTask)
+
+
 class Recipe(Config):
     """A whole run: one model, its data, its tuning, its evaluation."""
 
-    name: str
+    name: Id
     """Name of the run folder."""
     seed: int = 0
     """Every random draw derives from it."""
@@ -93,48 +107,92 @@ class Recipe(Config):
     evaluate: list[EvalTask] = Field(min_length=1)
     """What is measured before and after."""
 
-    @field_validator("name")
-    @classmethod
-    def _folder_name(cls, name: str) -> str:
-        if not _ID.fullmatch(name):
-            raise ValueError(f"{name!r} is not a folder name: use lower-case letters, digits, - and _")
-        return name
-
     @field_validator("decontaminate")
     @classmethod
     def _true_means_default(cls, value: Decontaminate | bool) -> Decontaminate | bool:
         return Decontaminate() if value is True else value
 
-    @model_validator(mode="after")
-    def _ids_are_unique(self) -> Recipe:
-        for what, ids in (("build", [b.id for b in self.build]), ("evaluate", [t.id for t in self.evaluate])):
-            for name in ids:
-                if ids.count(name) > 1:
-                    raise ValueError(f"two stages of {what} have the id {name!r}")
-                if not _ID.fullmatch(name):
-                    raise ValueError(f"{what} id {name!r}: use lower-case letters, digits, - and _")
-        return self
+    @field_validator("build", "evaluate")
+    @classmethod
+    def _ids_are_unique(cls, stages: list[T]) -> list[T]:
+        twice = [name for name, count in Counter(stage.id for stage in stages).items() if count > 1]
+        if twice:
+            raise ValueError(f"two entries have the id {twice[0]!r}")
+        return stages
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read and check a recipe, `--set` overrides applied.
 
-    Raises ConfigError with every problem found: keys and types, then component names and parameters.
+    Raises ConfigError with every problem found: overrides, keys and types, then component names and parameters.
     """
-    document = apply_overrides(load_yaml(path), overrides or [])
-    recipe = validate(Recipe, document)
-    problems: list[Problem] = []
+    document, problems = load_yaml(path), list[Problem]()
+    try:
+        apply_overrides(document, overrides or [])
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        recipe = validate(Recipe, document)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
     for kind, keys, name, params in _components(recipe):
         try:
             bind(kind, name, params, where=document.where(keys))
         except ConfigError as error:
             problems.extend(error.problems)
-    problems += wiring.problems(recipe, document.where)
+    problems += _wiring_problems(recipe, document.where)
     problems += _mix_problems(recipe, document)
     problems += _replay_problems(recipe, document)
     if problems:
         raise ConfigError(problems)
     return recipe
+
+
+def _wiring_problems(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> list[Problem]:
+    """Everything wrong with where rows come from and go to; `where` tells the place of a key in the recipe's file."""
+    found = [*_id_problems(recipe, where), *_row_problems(recipe, where)]
+    if not found:
+        try:
+            in_order(recipe.build)
+        except ConfigError as error:
+            found += [problem._replace(where=where(("build",))) for problem in error.problems]
+    return found
+
+
+def _id_problems(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> Iterator[Problem]:
+    ids = [stage.id for stage in recipe.build]
+    taken = {id_ for stage in recipe.build for id_ in stage.inputs}
+    if recipe.tune.replay:
+        taken.add(recipe.tune.replay.source)
+    for i, stage in enumerate(recipe.build):
+        for j, id_ in enumerate(stage.inputs):
+            place = where(("build", i, "from", j))
+            if id_ not in ids:
+                yield Problem(f"no build stage has the id {id_!r}", place, nearest(id_, ids))
+            elif id_ in stage.inputs[:j]:
+                yield Problem(f"the rows of {id_!r} are taken twice", place, "name it once")
+        if not stage.train and stage.id not in taken:
+            fix = "name it under `from` of another stage or of tune.replay, or take `train: false` out"
+            yield Problem("nobody takes its rows, and they are not trained on", where(("build", i, "train")), fix)
+    if not any(stage.train for stage in recipe.build):
+        yield Problem("there is nothing to train on", where(("build",)), "take `train: false` out of one stage")
+
+
+def _row_problems(recipe: Recipe, where: Callable[[Sequence[str | int]], str]) -> Iterator[Problem]:
+    """Components that take rows and get none, or the other way round. Unknown components are told elsewhere."""
+    known = names("build")
+    for i, stage in enumerate(recipe.build):
+        if stage.use in known and lookup("build", stage.use).takes_rows != bool(stage.inputs):
+            if stage.inputs:
+                fix = "take `from` out, or use another component"
+                yield Problem(f"{stage.use} takes no rows of other stages", where(("build", i, "from")), fix)
+            else:
+                fix = "name the stages under `from`"
+                yield Problem(f"{stage.use} makes its rows from those of other stages", where(("build", i)), fix)
+    for i, task in enumerate(recipe.evaluate):
+        if task.use in known and lookup("build", task.use).takes_rows:
+            fix = "write its rows to a file first, and use `file` here"
+            yield Problem(f"{task.use} makes its rows from those of build stages", where(("evaluate", i)), fix)
 
 
 def _mix_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:

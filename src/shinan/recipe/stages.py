@@ -45,6 +45,7 @@ from shinan.train.replay import Replay, text_rows
 from shinan.train.rows import tokenise
 
 ADAPTER = "adapter"  # folder of the adapter among the checkpoints
+CHECKPOINTS = ("last", "best", ADAPTER)
 PLAIN = "plain"  # the style a base model is asked in beside the tuned template
 
 
@@ -195,7 +196,7 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
             with new_folder(checkpoints / ADAPTER) as beside:
                 _write_adapter(room, model, data.chat, beside, ADAPTER)  # the best one, which was restored last
     facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json", by_alias=True)}
-    saved = [path for which in ("last", "best", ADAPTER) for path in sorted((checkpoints / which).rglob("*"))]
+    saved = [path for which in CHECKPOINTS for path in sorted((checkpoints / which).rglob("*"))]
     files = [_outside(path, room) for path in saved if path.is_file()]
     return Outcome(tally.to_dict(), facts, [*files, "../../metrics.jsonl", "data.parquet", "dropped.parquet"])
 
@@ -346,6 +347,11 @@ def items_of(task: EvalTask, seed: int) -> list[Example]:
 def _judged_items(task: EvalTask, seed: int) -> list[Judged]:
     rows: list[Judged] = list(bound("build", task)(derive_seed(seed, "items", task.id)))
     items = as_items([row for row in rows if isinstance(row, Example)])
+    if not items:
+        reasons = Counter(row[1].reason for row in rows if not isinstance(row, Example)).most_common(5)
+        why = ", ".join(f"{reason} {n}" for reason, n in reasons)
+        fix = "name rows that can be asked, or loosen what drops them"
+        raise DataError(f"no item is left of {len(rows)} rows ({why})", where=f"evaluate {task.id}", fix=fix)
     return [*items, *(row for row in rows if not isinstance(row, Example))]
 
 

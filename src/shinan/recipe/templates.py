@@ -114,7 +114,7 @@ def new_recipe(path: Path, template: str) -> Path:
 
     Raises ConfigError for an unknown template or a name that no run can have, RunError if the file exists.
     """
-    path = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
+    path = path if path.suffix in (".yaml", ".yml") else path.parent / f"{path.name}.yaml"  # of `.` the name is empty
     if template not in TEMPLATES:
         raise ConfigError([Problem(f"no template is named {template!r}", "--from", nearest(template, TEMPLATES))])
     if not re.fullmatch("[a-z0-9][a-z0-9_-]*", path.stem):

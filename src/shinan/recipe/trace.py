@@ -71,7 +71,7 @@ class Near:
     Attributes:
         example: the other row.
         rouge_l: F measure of the longest common subsequence of the two prompts' words, 0 to 1.
-        share: of the held-out prompt's distinct n-grams, how many the training row has, 0 to 1.
+        share: of the held-out prompt's words, how many stand in n-grams that the training row has too, 0 to 1.
         n: words of an n-gram.
         training: how tuning used it, if it is a training row and tuning has finished.
     """
@@ -231,7 +231,7 @@ def _chat(run: Path) -> ChatFormat | None:
 
 
 def _near_item(row: Example, items: Iterable[Example], n: int) -> Near | None:
-    """The item of which a training row has most n-grams, or, among equals (none, as a rule), the highest ROUGE-L."""
+    """The item of which a training row holds the most, or, among equals (none, as a rule), the highest ROUGE-L."""
     near = (Near(item, _rouge(item, row), _index(item, n).coverage(_text(row)).share, n) for item in items)
     return max(near, key=_likeness, default=None)
 

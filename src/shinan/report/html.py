@@ -159,7 +159,7 @@ def _caveats(c: Comparison) -> list[str]:
         )
     if c.unscored:
         said.append(f"On {c.task}, {c.unscored} items could not be scored and are left out, not counted as wrong.")
-    if c.mde80 is not None:
+    if c.mde80:
         size = wording.points(c.mde80)
         said.append(f"On {c.task}, a real change smaller than {size} would be missed more than one time in five.")
     if c.clustered_by == "item":

@@ -60,7 +60,7 @@ def verdict(report: Report) -> str:
         return f"Tuned answers are {outcome(first)} on {first.task}: {_figures(report, first)}{tail}."
     unseen = (
         f"; a difference smaller than {points(first.mde80)} would be missed more than one time in five"
-        if first.mde80 is not None
+        if first.mde80  # all answers alike tell nothing of the spread: then it is 0
         else ""
     )
     return f"No difference could be shown on {first.task}: {_figures(report, first)}{unseen}{tail}."

@@ -1,7 +1,8 @@
 """How much of a held-out text stands in another: n-gram overlap with exact recall, for decontamination.
 
-After Tulu 3 (Lambert et al. 2024, arXiv 2411.15124): a training row is held against one reference item at a time, and
-what counts is the share of that item found in the row, so that no row is excused by its length.
+After Tulu 3 (Lambert et al. 2024, arXiv 2411.15124, section 3.2): a training row is held against one reference item at
+a time, and what counts is the share of that item's words that stand in an n-gram which the row has too. So no row is
+excused by its length, nor by a word that was changed: one in the middle breaks n n-grams, but hides itself alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Match:
     """The reference that a text covers most; the first one given, among equals.
 
     Attributes:
-        share: of the reference's distinct n-grams, how many the text has, 0 to 1.
+        share: of the reference's words, how many stand in an n-gram that the text has too, 0 to 1.
         reference_id: its id, empty if no reference shares an n-gram.
         span_text: the longest run of the text's words that such n-grams cover, joined by blanks.
     """
@@ -44,7 +45,7 @@ class Overlap:
 
     Words are `core.text.words`. A reference shorter than n words is one gram, its whole word sequence: found wholly or
     not at all. A reference without words is never found. Equal grams are always found; two different ones pass
-    for equal with a chance near 2**-64. Memory: about 50 bytes for each n-gram of each reference.
+    for equal with a chance near 2**-64. Memory: about 60 bytes for each n-gram of each reference.
     """
 
     def __init__(self, references: Iterable[tuple[str, str]], n: int = 8) -> None:
@@ -52,25 +53,28 @@ class Overlap:
         self._codes: dict[str, int] = {}
         self._ids: list[str] = []
         grams: list[Hashes] = []
-        lengths = set()
+        sizes = []
         for reference_id, text in references:
             tokens = words(text)
             self._codes.update({word: _hash(word) for word in tokens if word not in self._codes})
-            lengths.add(min(n, len(tokens)))
-            grams.append(np.unique(self._grams(self._encode(tokens), min(n, len(tokens)))))
+            grams.append(self._grams(self._encode(tokens), min(n, len(tokens))))
+            sizes.append(len(tokens))
             self._ids.append(reference_id)
-        self._lengths = sorted(lengths - {0})
-        self._sizes = np.array([max(1, len(each)) for each in grams], dtype=np.int64)
+        self._sizes = np.array(sizes, dtype=np.int64)
+        self._spans = np.minimum(self._sizes, n)
+        self._lengths = sorted({*self._spans.tolist()} - {0})
         self._index(grams)
 
     def _index(self, grams: Sequence[Hashes]) -> None:
-        """Every distinct gram in rising order; the references that have gram k are owners[starts[k]:starts[k + 1]]."""
+        """Every distinct gram in rising order; gram k begins at the words places[starts[k]:starts[k + 1]] of the
+        references owners[starts[k]:starts[k + 1]]."""
         counts = np.array([len(each) for each in grams], dtype=np.int64)
         owners = np.repeat(np.arange(len(grams)), counts)
         flat = np.concatenate(grams) if grams else np.empty(0, dtype=np.uint64)
         order = np.argsort(flat, kind="stable")
         self._keys, first = np.unique(flat[order], return_index=True)
         self._owners = owners[order]
+        self._places = (np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts))[order]
         self._starts = np.append(first, len(flat))
         # Nearly every gram of an unrelated text is turned away here, by its high bits, at a quarter of a search's cost.
         bits = max(8, len(self._keys).bit_length() + 4)
@@ -85,12 +89,23 @@ class Overlap:
         if not len(keys):
             return NO_MATCH
         distinct = np.unique(keys)
-        owned = [self._owners[self._starts[key] : self._starts[key + 1]] for key in distinct]
-        shares = np.bincount(np.concatenate(owned), minlength=len(self._ids)) / self._sizes
+        owned = [slice(self._starts[key], self._starts[key + 1]) for key in distinct]
+        shares = self._shares(
+            *(np.concatenate([column[hit] for hit in owned]) for column in (self._owners, self._places))
+        )
         best = int(np.argmax(shares))
-        evidence = [key for key, owners in zip(distinct, owned, strict=True) if best in owners]
+        evidence = [key for key, hit in zip(distinct, owned, strict=True) if best in self._owners[hit]]
         span = _longest_run(tokens, places[np.isin(keys, evidence)])
         return Match(float(shares[best]), self._ids[best], span)
+
+    def _shares(self, owners: Integers, places: Integers) -> npt.NDArray[np.float64]:
+        """Of each reference's words, the share that lies in one of the grams that begin at these places of theirs."""
+        order = np.lexsort((places, owners))
+        owners, places = owners[order], places[order]
+        covered = self._spans[owners]  # a gram's words, as far as the next gram of the same reference leaves them
+        same = owners[1:] == owners[:-1]
+        covered[:-1][same] = np.minimum(np.diff(places), covered[:-1])[same]
+        return np.bincount(owners, covered, minlength=len(self._ids)) / np.maximum(self._sizes, 1)
 
     def _encode(self, tokens: Sequence[str]) -> Hashes:
         """One code a word; words that no reference has share one, which no word has."""

@@ -328,7 +328,7 @@ def json_list_of(reply: str, *, n: NonNegativeInt, of: JsonType = "any") -> bool
 
 
 _BULLET = re.compile(r"(?:[-*+•‣]\s+|・)\S")
-_NUMBERED = re.compile(r"(\d+)(?:[.)]\s+|[．）、]\s*)\S")
+_NUMBERED = re.compile(r"(\d{1,9})(?:[.)]\s+|[．）、]\s*)\S")
 
 
 @register("verifier", "bullet_count")

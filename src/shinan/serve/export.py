@@ -35,7 +35,6 @@ Pages = Callable[[Parity], Mapping[str, str]]
 """The cards to put beside a model, file name -> text, once it is known how near it is."""
 
 _ROUNDING: Mapping[Type, Rounding] = {"f32": EXACT, "f16": F16, "q8_0": Q8_0}
-_ADAPTER = "adapter_config.json"
 
 
 def check_form(form: str, type_: str | None, out: Path) -> None:

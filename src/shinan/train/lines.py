@@ -18,16 +18,25 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All lines."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in _lines(path)]
 
 
 def rewind(path: Path, step: int) -> None:
     """Drop the lines of steps that will be done again (a kill can also leave half a line)."""
     kept = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() and step else []:
+    for line in _lines(path) if path.exists() and step else []:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except ValueError:
             break
     write_atomic(path, "".join(line + "\n" for line in kept))
+
+
+def _lines(path: Path) -> list[str]:
+    """Without their ends: line feeds alone, for a reply may hold Unicode's line separators as they are.
+
+    A kill can leave half a line, and half a character at its end, which is replaced.
+    """
+    text = path.read_text("utf-8", errors="replace")
+    return text.removesuffix("\n").split("\n") if text else []

@@ -25,7 +25,7 @@ SYSTEMS = Prompt("explain.systems")
 Systems = Annotated[list[str], Field(min_length=1)]
 
 
-@register("build", "reanswer", content=content((PLAIN,), "teacher"))
+@register("build", "reanswer", version=2, content=content((PLAIN,), "teacher"))
 def reanswer(
     seed: int,
     rows: Sequence[Example],
@@ -65,13 +65,14 @@ def reanswer(
     for batch in asked(author, prompts_of(rows), plan):
         for row, (reply,) in batch:
             made = author.row(reply, (*row.prompt, assistant(reply.text.strip())), task=row.task, tags=row.tags)
+            made = made.under(row.provenance.licence)
             verdict = unusable(reply, guard=guard)
             if language and not verdict:
                 verdict = foreign(reply.text, language)
             yield author.drop(made, verdict) if verdict else made
 
 
-@register("build", "explain", content=content((PLAIN, SYSTEMS), "teacher"))
+@register("build", "explain", version=2, content=content((PLAIN, SYSTEMS), "teacher"))
 def explain(
     seed: int,
     rows: Sequence[Example],
@@ -121,6 +122,7 @@ def explain(
             opening = drawn(row) if erase is None else erase
             messages = (*((system(opening),) if opening else ()), *_unopened(row), assistant(reply.text.strip()))
             made = author.row(reply, messages, task=row.task, tags={**row.tags, "asked_with": drawn(row)})
+            made = made.under(row.provenance.licence)
             verdict = unusable(reply, guard=guard)
             yield author.drop(made, verdict) if verdict else made
 

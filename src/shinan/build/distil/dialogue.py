@@ -115,7 +115,7 @@ class Talk:
         return not self.verdict and len(self.turns) < 2 * self.rounds
 
 
-@register("build", "dialogue", content=content((PLAIN, ASKER), "teacher", "asker"))
+@register("build", "dialogue", version=2, content=content((PLAIN, ASKER), "teacher", "asker"))
 def dialogue(
     seed: int,
     rows: Sequence[Example],
@@ -168,6 +168,7 @@ def dialogue(
         for talk in talks:
             tags = {**talk.row.tags, "asker": other.generator.name}
             row = author.row(talk.replies[-1], talk.turns, task=talk.row.task, tags=tags)
+            row = row.under(other.licence).under(talk.row.provenance.licence)
             yield author.drop(row, talk.verdict) if talk.verdict else row
 
 

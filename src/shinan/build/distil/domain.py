@@ -15,13 +15,12 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, PositiveInt
 
 from shinan.build.author import Ask, Author, Reply
-from shinan.build.batches import asked
+from shinan.build.batches import asked, text_of, texts_of
 from shinan.build.faults import unusable
 from shinan.build.instructions import as_messages, unmarked
 from shinan.build.prompts import Prompt
 from shinan.build.teachers import Model, content
 from shinan.core.dataset import Judged
-from shinan.core.errors import DataError
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import register
@@ -104,18 +103,15 @@ def domain(
     """
     author = Author.of("domain", teacher, seed, budget=budget)
     chosen = PACKS[pack]
-    documents = [row for row in rows if _text(row)]
-    if not documents:
-        raise DataError(f"none of {len(rows)} rows has a text", where="rows", fix="name other stages under `from`")
 
     def persona(row: Example) -> str:
         return random.Random(derive_seed(seed, "build.domain/persona", row.row)).choice(personas or chosen.personas)
 
     def plan(row: Example) -> list[Ask]:
-        fields = {"document": _text(row), "care": chosen.care, "persona": persona(row), "number": str(questions)}
+        fields = {"document": text_of(row), "care": chosen.care, "persona": persona(row), "number": str(questions)}
         return [author.ask(QUESTIONS, fields, row.row, sampling=_ASKING, parents=[row.id])]
 
-    for batch in asked(author, documents, plan):
+    for batch in asked(author, texts_of(rows), plan):
         posed: list[Posed] = []
         for row, (reply,) in batch:
             found, verdict = _listed(row, reply, guard=guard)
@@ -124,14 +120,7 @@ def domain(
                 yield author.drop(author.row(reply, task=row.task, tags=row.tags), verdict)
         asks = [_answer(author, each, chosen.care) for each in posed]
         for each, reply in zip(posed, author.answers(asks), strict=True):
-            document = each.document
-            made = author.row(
-                reply,
-                as_messages(each.text, output=reply.text.strip()),
-                task=document.task,
-                tags={**document.tags, "persona": persona(document), "asked": each.reply.ask.prompt.id},
-            )
-            made = made.under(document.provenance.licence)
+            made = _row(author, each, reply, persona(each.document))
             verdict = unusable(reply, guard=guard, copies=True) or _unsupported(each, reply)
             yield author.drop(made, verdict) if verdict else made
 
@@ -149,9 +138,16 @@ def _listed(row: Example, reply: Reply, *, guard: bool) -> tuple[list[Posed], Ve
 
 
 def _answer(author: Author, posed: Posed, care: str) -> Ask:
-    fields = {"document": _text(posed.document), "care": care, "question": posed.text}
+    fields = {"document": text_of(posed.document), "care": care, "question": posed.text}
     key = (posed.document.row, posed.place)
     return author.ask(ANSWER, fields, *key, sampling=_ANSWERING, parents=[posed.document.id])
+
+
+def _row(author: Author, posed: Posed, reply: Reply, persona: str) -> Example:
+    document = posed.document
+    tags = {**document.tags, "persona": persona, "asked": posed.reply.ask.prompt.id}
+    made = author.row(reply, as_messages(posed.text, output=reply.text.strip()), task=document.task, tags=tags)
+    return made.under(document.provenance.licence)
 
 
 def _unsupported(posed: Posed, reply: Reply) -> Verdict | None:
@@ -160,7 +156,7 @@ def _unsupported(posed: Posed, reply: Reply) -> Verdict | None:
         return Verdict.drop("not_in_document")
     if pointer := _POINTS_AT_IT.search(text):
         return Verdict.drop("points_at_document", pointer[0])
-    known = _numbers(_text(posed.document)) | _numbers(posed.text)
+    known = _numbers(text_of(posed.document)) | _numbers(posed.text)
     if new := sorted(_numbers(text) - known - _list_marks(text)):
         return Verdict.drop("number_not_in_document", ", ".join(new[:5]))
     return None
@@ -173,7 +169,3 @@ def _numbers(text: str) -> set[str]:
 
 def _list_marks(text: str) -> set[str]:
     return {number for mark in _ITEM.findall(text) for number in _numbers(mark)}
-
-
-def _text(row: Example) -> str:
-    return (row.reply or row.prompt_text).strip()

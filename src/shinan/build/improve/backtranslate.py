@@ -19,14 +19,13 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from shinan.build.author import Ask, Author
-from shinan.build.batches import asked
+from shinan.build.batches import asked, text_of, texts_of
 from shinan.build.faults import unusable
 from shinan.build.instructions import as_messages
 from shinan.build.prompts import PLAIN
 from shinan.build.rating import RUBRIC, rate, score_of
 from shinan.build.teachers import Model, content
 from shinan.core.dataset import Judged
-from shinan.core.errors import DataError
 from shinan.core.example import Example, assistant, system, user
 from shinan.core.registry import register
 from shinan.core.verdict import Verdict
@@ -79,23 +78,16 @@ def backtranslate(
     """
     sampling = Sampling(max_new_tokens, temperature=0.7, top_p=0.9)  # section 3.1
     author = Author.of("backtranslate", teacher, seed, budget=budget)
-    texts = [row for row in rows if _text(row)]
-    if not texts:
-        raise DataError(f"none of {len(rows)} rows has a text", where="rows", fix="name other stages under `from`")
 
     def plan(row: Example) -> list[Ask]:
-        return [author.put([user(_text(row))], row.row, sampling=sampling, parents=[row.id])]
+        return [author.put([user(text_of(row))], row.row, sampling=sampling, parents=[row.id])]
 
-    for batch in asked(author, texts, plan):
+    for batch in asked(author, texts_of(rows), plan):
         for row, (reply,) in batch:
-            messages = as_messages(reply.text.strip(), output=_text(row))
+            messages = as_messages(reply.text.strip(), output=text_of(row))
             made = author.row(reply, messages, task=row.task, tags=row.tags).under(row.provenance.licence)
             verdict = unusable(reply, guard=guard)
             yield author.drop(made, verdict) if verdict else made
-
-
-def _text(row: Example) -> str:
-    return (row.reply or row.prompt_text).strip()
 
 
 @register("build", "self_curate", content=content((RUBRIC,), "teacher"))

@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
         return self.reply.text.strip()
 
 
-@register("build", "best_of", content=content((PLAIN, RUBRIC), "teacher", "judge"))
+@register("build", "best_of", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"))
 def best_of(
     seed: int,
     rows: Sequence[Example],
@@ -87,6 +87,7 @@ def best_of(
         for candidate in candidates:
             text, value = candidate.text, candidate.value
             made = author.row(candidate.reply, (*row.prompt, assistant(text)), task=row.task, tags=row.tags)
+            made = made.under(row.provenance.licence)
             if candidate.out:
                 yield author.drop(made, candidate.out)
             elif at_least is not None and value < at_least:
@@ -100,7 +101,7 @@ def best_of(
                 yield replace(made, targets=row.targets, scores={scorer or "judge": value})
 
 
-@register("build", "preferences", content=content((PLAIN, RUBRIC), "teacher", "judge"))
+@register("build", "preferences", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"))
 def preferences(
     seed: int,
     rows: Sequence[Example],
@@ -137,6 +138,7 @@ def preferences(
             continue
         made = author.row(best.reply, (*row.prompt, assistant(best.text)), task=row.task, tags=row.tags)
         scores = {"chosen": best.value, "rejected": worst.value}
+        made = made.under(row.provenance.licence)
         made, gap = replace(made, rejected=(assistant(worst.text),), scores=scores), best.value - worst.value
         yield made if gap > margin else author.drop(made, Verdict.drop("no_margin", f"{gap:g}"))
 
