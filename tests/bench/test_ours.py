@@ -1,0 +1,49 @@
+"""Our side of a pair, on a tiny model: the course of the rate, and a time limit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import ours
+from bench.pairs import child
+from bench.peers.measure import rising
+
+
+def run(tmp_path: Path, model: Path, *words: str) -> dict[str, Any]:
+    """Train on four rows, two a step."""
+    rows = [{"ids": [2, 5, 6, 7 + n], "mask": [0, 0, 1, 1]} for n in range(4)]
+    path = tmp_path / "w.json"
+    path.write_text(json.dumps({"name": "w", "kind": "sft", "batch_size": 2, "rows": rows}), "utf-8")
+    command = [sys.executable, "-m", "bench.ours", str(path), str(model), "--method", "lora", "--warmup", "0"]
+    return child([*command, "--precision", "float32", *words])
+
+
+def test_under_a_time_limit_it_goes_round_and_keeps_what_it_learned(tiny_decoder: Path, tmp_path: Path) -> None:
+    until = ["--rate", "rising", "--until", str(time.time() + 15), "--save", str(tmp_path / "adapter")]
+    found = run(tmp_path, tiny_decoder, *until)
+    assert found["steps"] > 2
+    assert len(found["losses"]) == found["steps"]
+    assert found["tokens"] == 8 * found["steps"]
+    assert found["losses"][-1] < found["losses"][0]
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    late = run(tmp_path, tiny_decoder, "--until", "1")
+    assert late["steps"] == 1  # as on the other side, the first step is made
+
+
+def test_courses_of_the_rate() -> None:
+    def course(name: str) -> list[float]:
+        chosen = argparse.Namespace(method="lora", rate=name)
+        return [ours._rate(chosen, step, 40) / 5e-4 for step in range(40)]
+
+    assert course("constant") == [1.0] * 40
+    assert course("rising")[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [rising(step) for step in range(40)] == pytest.approx(course("rising"))
+    assert course("recipe")[:2] == pytest.approx([0.5, 1])
+    assert course("recipe")[-1] < 0.01
