@@ -62,8 +62,12 @@ PARTS: Mapping[str, Part] = {
     "novelty": Part(Form("bench.novelty", 5), Form("bench.novelty --pairs 4000", 2, "4,000 of 20,000 pairs")),
     "precision": Part(Form("bench.precision", 30), Form("bench.precision --steps 6", 8, "6 of 24 steps")),
     "race": Part(
-        Form("bench.race --peer PEER", 80),
-        Form("bench.race --minutes 2 --seeds 0 --items 24 --peer PEER", 8, "2 of 10 minutes, n 1, 24 of 120 items"),
+        Form("bench.race --search 24 --peer PEER", 105),
+        Form(
+            "bench.race --minutes 2 --seeds 0 --items 24 --peer PEER",
+            8,
+            "2 of 10 minutes, n 1, 24 of 120 items, no search",
+        ),
     ),
     "cuda": Part(
         Form("bench.cuda --peer PEER", 0),

@@ -94,10 +94,14 @@ class Trl:
         return words
 
 
-def child(command: Sequence[str]) -> Result:
-    """Run a command in the project's folder, wait, and read its last line. Raises RunError where there is no result."""
+def child(command: Sequence[str], **variables: str) -> Result:
+    """Run a command in the project's folder, with further environment variables, wait, and read its last line.
+
+    Raises RunError where there is no result.
+    """
+    environment = os.environ | _QUIET | variables
     done = subprocess.run(
-        list(command), cwd=ROOT, env=os.environ | _QUIET, capture_output=True, text=True, encoding="utf-8", check=False
+        list(command), cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
     )
     where = " ".join(command)
     if done.returncode:
@@ -159,13 +163,13 @@ def _outside_the_grid(kind: str) -> Iterator[Config]:
     yield {"compile": True, "warmup": 3}  # the first shape, then any shape
 
 
-def best(kind: str, method: str) -> Config:
-    """TRL's fastest configuration as the last search found it, else as performance.md did."""
-    path = RESULTS / f"search-{kind}-{method}.json"
-    if not path.exists():
-        return BEST
-    found: Config = json.loads(path.read_text("utf-8"))["trials"][0]["config"]
-    return found
+def best(*searches: str) -> Config:
+    """TRL's fastest configuration as the first of these searches found that was made, else as performance.md did."""
+    for path in (RESULTS / f"search-{name}.json" for name in searches):
+        if path.exists():
+            found: Config = json.loads(path.read_text("utf-8"))["trials"][0]["config"]
+            return found
+    return BEST
 
 
 def _trial(peer: Trl, config: Config) -> dict[str, Any]:

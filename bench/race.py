@@ -1,6 +1,6 @@
 """Quality at equal wall time: held-out ROUGE-L gained in ten minutes of tuning, ours against TRL's fastest.
 
-    python -m bench.race [--minutes 10] [--seeds 0 1 2] [--items 120] [--peer PYTHON] [--runs FOLDER]
+    python -m bench.race [--minutes 10] [--seeds 0 1 2] [--items 120] [--search N] [--peer PYTHON] [--runs FOLDER]
 
 Data: recipes/natural-instructions.yaml, with every instance that the public files hold. It is the benchmark that the
 metric comes from; neither side's authors wrote it, the held-out categories are its own idea, and it is large enough
@@ -8,8 +8,9 @@ that nobody is slowed down by seeing rows again. (The starter collection is ours
 
 Both sides train LoRA at the recipe's rank, rate and batch on the same token ids and labels in the same order, drawn by
 the seed, round and round. The rate rises over three steps and then stays, for where a decaying one should end is not
-known beforehand. TRL runs as `bench --search` found it fastest; where that packs, its steps hold the same number of
-tokens on average. Sides take turns, seed by seed, each in a process of its own.
+known beforehand. TRL runs as it was found fastest on N rows of these data (`--search`, else the last such search, else
+that of `bench.tuning`); where it packs, its steps hold the same number of tokens on average. Sides take turns, seed by
+seed, each in a process of its own.
 
 The clock starts when the process does: imports, loading, packing, compiling (with an empty cache) and training count;
 a step that was begun in time is finished, which is worth more to the side with longer steps. Saving does not count.
@@ -23,17 +24,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.pairs import ROOT, Result, Row, Trl, best, child, peer_version, save, table
+from bench.pairs import ROOT, Result, Row, Trl, best, child, peer_version, save, search, table
 from bench.workloads import Workload, data_folder
 from bench.workloads import save as write_workload
 from shinan.core.dataset import new_folder, write_atomic
@@ -137,9 +137,11 @@ def _pair(recipe: Recipe, seed: int, place: Path, chosen: argparse.Namespace) ->
     write_workload(rows, path)
     print(f"seed {seed}: {rows.counts()}", file=sys.stderr)
     peer = Trl(chosen.peer, path, model, recipe.tune.method)
+    if chosen.search and seed == chosen.seeds[0]:
+        save(f"search-race-{peer.method}", [], trials=search(replace(peer, max_rows=chosen.search)))
     commands = {
         "ours": [sys.executable, "-m", "bench.ours", str(path), str(model), "--method", recipe.tune.method],
-        "peer": peer.command(best("sft", recipe.tune.method)),
+        "peer": peer.command(best(f"race-{peer.method}", f"sft-{peer.method}")),
     }
     commands["ours"] += ["--rate", "rising", *(["--compile"] if 60 * chosen.minutes >= COMPILES else [])]
     found: dict[str, Any] = {"seed": seed}
@@ -160,9 +162,9 @@ def _pair(recipe: Recipe, seed: int, place: Path, chosen: argparse.Namespace) ->
 def _tuned(command: Sequence[str], folder: Path, minutes: float) -> Result:
     """Let a side train for so long, with nothing compiled before; its adapter is saved."""
     with TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         until = time.time() + 60 * minutes
-        return child([*command, "--warmup", "0", "--until", str(until), "--save", str(folder / "adapter")])
+        words = [*command, "--warmup", "0", "--until", str(until), "--save", str(folder / "adapter")]
+        return child(words, TORCHINDUCTOR_CACHE_DIR=cache)
 
 
 def _merge(folder: Path, base: Path, chat: ChatFormat, name: str) -> None:
@@ -233,6 +235,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="of tuning, for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--items", type=int, default=120, help="held-out items")
+    parser.add_argument("--search", type=int, metavar="N", help="search TRL's fastest configuration first, on N rows")
     parser.add_argument("--peer", type=Path, default=Path(sys.executable), help="a Python that has TRL")
     parser.add_argument("--runs", type=Path, help="keep rows, models and answers here")
     return parser.parse_args()

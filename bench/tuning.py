@@ -52,9 +52,10 @@ def _tuning(model: Path, name: str, method: str, chosen: argparse.Namespace) -> 
         workloads.save(workload, path)
         print(f"{name}, {method}: {workload.counts()}", file=sys.stderr)
         peer = Trl(chosen.peer, path, model, method, chosen.max_rows)
+        name_of_search = f"{workload.kind}-{method}"
         if chosen.search:
-            save(f"search-{workload.kind}-{method}", [], trials=search(replace(peer, max_rows=chosen.search)))
-        config = best(workload.kind, method)
+            save(f"search-{name_of_search}", [], trials=search(replace(peer, max_rows=chosen.search)))
+        config = best(name_of_search)
         pairs = alternate(_ours(path, model, method, chosen), peer.command(config), chosen.pairs)
     targets = {"tokens_per_second": TARGETS[name.removesuffix("-long")], "peak_gb": MEMORY[method]}
     found = rows(f"{name}, {method}", pairs, peer_version(pairs[0][1]), targets)

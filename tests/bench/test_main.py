@@ -22,7 +22,7 @@ def test_without_a_budget_nothing_is_cut() -> None:
 def test_all_parts_fit_into_forty_minutes_and_say_what_was_cut() -> None:
     forms = whole.plan(list(whole.PARTS), 40)
     assert sum(form.minutes for form in forms.values()) <= 40
-    assert forms["race"].cut == "2 of 10 minutes, n 1, 24 of 120 items"
+    assert forms["race"].cut == "2 of 10 minutes, n 1, 24 of 120 items, no search"
 
 
 def test_time_that_is_left_makes_parts_whole_again() -> None:
