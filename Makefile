@@ -26,7 +26,7 @@ fix: .venv/.dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-# BUDGET: minutes; without it everything is measured whole, for most of a day.
+# BUDGET: minutes; without it everything is measured whole, in some six hours.
 bench: .venv/.bench
 	.venv/bin/python -m bench $(if $(BUDGET),--budget $(BUDGET))
 

@@ -1,11 +1,12 @@
-"""`make bench`: every row of performance.md, one part after another, and one table last.
+"""`make bench`: the rows of performance.md, one part after another, and one table last.
 
     python -m bench [PART ...] [--budget MINUTES] [--peer PYTHON]
 
 A part is a script of this folder, run in a process of its own; it saves its rows in `bench/results/` as soon as it has
-them. Without a budget every part is run whole, TRL's best configuration searched first: most of a working day on two
-cores. With one, parts are cut to their quick form (about 40 minutes for all on two idle cores), whole again in the
-order of the list where time is left, and none is begun after the budget is spent. What was cut stands in the output.
+them. Without a budget every part is run whole, TRL's best configuration searched first: six hours or so on two cores.
+With one, parts are cut to their quick form (about 40 minutes for all on two idle cores), whole again in the order of
+the list where time is left, and none is begun after the budget is spent. What was cut stands in the output.
+Near-duplicate removal has no part: no check does it yet.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "unique": Part(
-        Form("bench.tuning unique --search 16 --compile --peer PEER", 60),
+        Form("bench.tuning unique --search 32 --compile --peer PEER", 95),
         Form("bench.tuning unique --pairs 1 --max-rows 24 --compile --peer PEER", 5, "24 of 32 rows, n 1, no search"),
     ),
     "shared": Part(
@@ -51,7 +52,7 @@ PARTS: Mapping[str, Part] = {
         Form("bench.tuning shared --pairs 1 --max-rows 20 --compile --peer PEER", 4, "20 of 65 rows, n 1"),
     ),
     "pairs": Part(
-        Form("bench.tuning pairs --search 8 --compile --peer PEER", 90),
+        Form("bench.tuning pairs --search 16 --compile --peer PEER", 100),
         Form(
             "bench.tuning pairs --method lora --pairs 1 --max-rows 12 --compile --peer PEER",
             5,
@@ -62,7 +63,7 @@ PARTS: Mapping[str, Part] = {
     "novelty": Part(Form("bench.novelty", 5), Form("bench.novelty --pairs 4000", 2, "4,000 of 20,000 pairs")),
     "precision": Part(Form("bench.precision", 30), Form("bench.precision --steps 6", 8, "6 of 24 steps")),
     "race": Part(
-        Form("bench.race --search 24 --peer PEER", 105),
+        Form("bench.race --search 32 --peer PEER", 115),
         Form(
             "bench.race --minutes 2 --seeds 0 --items 24 --peer PEER",
             8,
@@ -88,7 +89,7 @@ def main() -> None:
             print(f"{name}: not run, the budget is spent", flush=True)
             continue
         cut = f" (cut: {form.cut})" if form.cut else ""
-        print(f"{name}: about {form.minutes:g} min{cut}", flush=True)
+        print(f"{name}: {f'about {form.minutes:g} min' if form.minutes else 'no forecast'}{cut}", flush=True)
         since = time.monotonic()
         words = [str(chosen.peer.absolute()) if word == "PEER" else word for word in shlex.split(form.command)]
         if subprocess.run([sys.executable, "-m", *words], cwd=pairs.ROOT, check=False).returncode:

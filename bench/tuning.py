@@ -4,7 +4,8 @@
 
 Every workload of performance.md is trained by both sides in processes of their own, in turn (A B A B), on the same
 tokens, labels, batches and order; ratios are medians of the pairs. One JSON line a figure, a table last, and all runs
-in `bench/results/NAME.json`. TRL's configuration is the fastest that `--search` finds, else the one that it found last.
+in `bench/results/NAME.json`. TRL's configuration is the fastest that `--search` finds, else the one that it found last;
+a search on fewer rows than make four steps leaves `--compile` untried, whose first three warm up.
 """
 
 from __future__ import annotations
