@@ -17,7 +17,8 @@ seed, each in a process of its own.
 The clock starts when the process does: imports, loading, packing, compiling (with an empty cache) and training count;
 a step that was begun in time is finished, which is worth more to the side with longer steps. Saving does not count.
 Ours compiles its blocks where the engine's own forecast would. Both adapters are merged by the same code, and both
-models, like the base model in the better of two formats, answer the same items in our evaluation.
+models, like the base model in the better of two formats, answer the same items of our evaluation: about as many of each
+held-out task.
 
 Results: `bench/results/race.json`. Intervals are over tasks; scores of an item are means over the seeds.
 """
@@ -91,12 +92,14 @@ def recipe_of(items: int) -> Recipe:
     data = data_folder() / "super_natural_instructions"
     common = {"path": str(data / "tasks"), "table": str(data / "tasks.csv"), "encoding": "definition"}
     (built,), (task,) = recipe.build, recipe.evaluate
-    rows = {name: value for name, value in built.params.items() if name != "instances_per_task"} | common
-    asked = task.params | common | {"limit": items}
+    rows, asked = (
+        {name: value for name, value in use.params.items() if name != "instances_per_task"} | common
+        for use in (built, task)
+    )
     return recipe.model_copy(
         update={
             "build": [built.model_copy(update={"params": rows})],
-            "evaluate": [task.model_copy(update={"params": asked, "metrics": [METRIC]})],
+            "evaluate": [task.model_copy(update={"params": asked | {"limit": items}, "metrics": [METRIC]})],
         }
     )
 
@@ -123,11 +126,16 @@ def _base(recipe: Recipe, place: Path) -> tuple[dict[str, str], Scores]:
         answers = measure(recipe.model, recipe.evaluate, place / f"base-{chat}", seed=recipe.seed, chat=chat)
         samples += answers[recipe.evaluate[0].id]
     style = best_style(samples, METRIC)
-    return {s.row: s.task for s in samples}, _scores([s for s in samples if s.style == style])
+    return {_item(s): s.task for s in samples}, _scores([s for s in samples if s.style == style])
 
 
 def _scores(samples: Sequence[Sample]) -> Scores:
-    return {sample.row: sample.scores[METRIC] for sample in samples}
+    return {_item(sample): sample.scores[METRIC] for sample in samples}
+
+
+def _item(sample: Sample) -> str:
+    """The item's file and place in it, without the folder, which is another one elsewhere."""
+    return Path(sample.row).name
 
 
 def _pair(recipe: Recipe, seed: int, place: Path, chosen: argparse.Namespace) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_both_sides_get_every_training_row_in_the_order_of_the_seed(
     recipe.build[0].params.pop("max_tokens")
     recipe.evaluate[0].params.pop("tokenizer")
     recipe.evaluate[0].params.pop("max_tokens")
-    assert "instances_per_task" not in recipe.build[0].params
+    assert "instances_per_task" not in recipe.build[0].params | recipe.evaluate[0].params
     assert recipe.build[0].params["encoding"] == recipe.evaluate[0].params["encoding"] == "definition"
     chat = chat_format("alpaca", Tokenizer.load(tiny_decoder))
     first, same, other = (race.workload(recipe, chat, seed) for seed in (0, 0, 1))
