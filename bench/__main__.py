@@ -61,7 +61,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "decoding": Part(Form("bench.decoding", 12), Form("bench.decoding --pairs 1", 4, "n 1")),
     "novelty": Part(Form("bench.novelty", 5), Form("bench.novelty --pairs 4000", 2, "4,000 of 20,000 pairs")),
-    "precision": Part(Form("bench.precision", 30), Form("bench.precision --steps 6", 8, "6 of 24 steps")),
+    "precision": Part(Form("bench.precision", 40), Form("bench.precision --steps 6", 9, "6 of 24 steps")),
     "race": Part(
         Form("bench.race --search 32 --peer PEER", 115),
         Form(
