@@ -11,8 +11,8 @@ better than after a short tuning (bench/results/task-variety.json), so that ther
 Both sides train LoRA at the recipe's rank, rate and batch on the same token ids and labels in the same order, drawn by
 the seed, round and round. The rate rises over three steps and then stays, for where a decaying one should end is not
 known beforehand. TRL runs as it was found fastest on N rows of these data (`--search`, else the last such search, else
-that of `bench.tuning`); where it packs, its steps hold the same number of tokens on average. Sides take turns, seed by
-seed, each in a process of its own.
+that of `bench.tuning`); where it packs, its steps hold the same number of tokens on average, in random order. Sides
+take turns, seed by seed, each in a process of its own.
 
 The clock starts when the process does: imports, loading, packing, compiling (with an empty cache) and training count;
 a step that was begun in time is finished, which is worth more to the side with longer steps. Saving does not count.

@@ -71,7 +71,9 @@ def layout(chosen: argparse.Namespace, rows: list[dict[str, list[int]]], batch_s
     if chosen.batching == "packed":
         lengths = [len(row["ids"]) for row in rows]
         capacity = max(*lengths, -(-sum(lengths) * batch_size // len(rows)))  # longer rows would be cut
-        return {"packing": True, "packing_strategy": "bfd", "max_length": capacity, "per_device_train_batch_size": 1}
+        order = "random" if chosen.until else "sequential"  # packs come longest rows first: a limit would cut the short
+        packs = {"packing": True, "packing_strategy": "bfd", "max_length": capacity, "per_device_train_batch_size": 1}
+        return packs | {"train_sampling_strategy": order}
     return {}
 
 
