@@ -26,8 +26,9 @@ fix: .venv/.dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+# BUDGET: minutes; without it everything is measured whole, in some six hours.
 bench: .venv/.bench
-	.venv/bin/python -m bench --search --compile --decoding
+	.venv/bin/python -m bench $(if $(BUDGET),--budget $(BUDGET))
 
 size: .venv/.dev
 	.venv/bin/python -m bench.size

@@ -1,8 +1,10 @@
 """Decoding against transformers' own `generate`: greedy, batch 16, on the real starter model.
 
+    python -m bench.decoding [--pairs N] [--rows N]
     python -m bench.decoding SIDE WORKLOAD MODEL_FOLDER [--rows N]
 
-prints one JSON line for one side (`ours`, `peer`). `measure` runs both in processes of their own, in turn (A B A B).
+The first runs both sides (`ours`, `peer`) on every workload, in processes of their own, in turn (A B A B). The second
+is such a process: it prints one JSON line.
 Workloads, from public data (see `bench.workloads.data_folder`); a reply is as long as the data set's own answer, up to
 96 tokens, and both sides count only those tokens:
     batch     16 prompts of mixed lengths, 48 tokens each: no slot is ever refilled
@@ -20,6 +22,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
@@ -27,13 +30,15 @@ from typing import Any
 
 import torch
 
-from bench.pairs import Row, alternate, rows, save
+from bench.pairs import Row, alternate, rows, save, table
 from bench.workloads import data_folder
+from shinan.core.errors import ShinanError
 from shinan.models import decode, family
 from shinan.models.checkpoint import load_model
 from shinan.models.generator import Sampling
 from shinan.models.memory import keep_freed_memory
 from shinan.models.precision import default_device
+from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
 
 Task = tuple[list[int], int]
@@ -63,13 +68,30 @@ def measure(folder: Path, pairs: int = 3, count: int = 48) -> list[Row]:
 
 
 def main() -> None:
-    """One side of one workload: load, warm up on two prompts, decode, print."""
+    """Measure both sides, or be one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("side", choices=("ours", "peer"))
-    parser.add_argument("workload", choices=WORKLOADS)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("side", nargs="?", choices=("ours", "peer"))
+    parser.add_argument("workload", nargs="?", choices=WORKLOADS)
+    parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
     chosen = parser.parse_args()
+    if chosen.side:
+        if chosen.model is None:
+            parser.error("a side needs its workload and a model's folder")
+        _run(chosen)
+        return
+    try:
+        made = measure(resolve("starter:gemma-3-270m"), chosen.pairs, chosen.rows)
+    except ShinanError as error:
+        sys.exit(str(error))
+    for row in made:
+        print(json.dumps(asdict(row)))
+    print(f"\n{table(made)}")
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    """One side of one workload: load, warm up on two prompts, decode, print."""
     keep_freed_memory()
     model: Any = load_model(chosen.model, torch.bfloat16).to(default_device())
     tasks = _tasks(chosen.workload, Tokenizer.load(chosen.model), chosen.rows)

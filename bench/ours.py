@@ -2,31 +2,33 @@
 
     python -m bench.ours WORKLOAD.json MODEL_FOLDER [--method full|lora] [--compile] [--without sharing]
 
-`--without` switches one mechanism off, for the ablation table:
+`--without` switches one mechanism off, and `--attention dense` another, for the ablation table:
     sharing   every row is computed whole, prefix and all
     labels    the head runs at every position
     filter    the backward products of the head take in the whole vocabulary
-    tiles     attention under one dense mask
+
+`--until` goes round and round the rows and begins no step after that moment (seconds since 1970: what starts the
+process decides from when on time counts); `--save` keeps the adapter, or all weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from bench.peers.measure import RATES, UNTOLD, peak_gb, rising
 from bench.workloads import Row, Workload, load
 from shinan.models import head
+from shinan.models.attention import Backend
 from shinan.models.checkpoint import load_model
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle, TokenRow
@@ -36,13 +38,13 @@ from shinan.train import lora
 from shinan.train.dpo import dpo
 from shinan.train.masters import Masters
 from shinan.train.objective import Objective
-from shinan.train.optim import make_optimiser
-from shinan.train.settings import LoraSettings
+from shinan.train.optim import learning_rate, make_optimiser
+from shinan.train.settings import LoraSettings, TuneSettings
 from shinan.train.sft import sft
 from shinan.train.step import add_gradients
 
-_RATES = {"full": 5e-5, "lora": 5e-4}
-_ABLATIONS = ("sharing", "labels", "filter", "tiles")
+_ABLATIONS = ("sharing", "labels", "filter")
+_COURSES = ("constant", "rising", "recipe")
 _CAPACITY = {"cpu": 2048, "cuda": 16_384}  # what the engine chooses where memory allows
 
 
@@ -70,16 +72,16 @@ def _train(chosen: argparse.Namespace, workload: Workload, steps: Sequence[Seque
     masters = Masters(model)
     objective: Objective = dpo() if workload.kind == "dpo" else sft()
     model.train()
-    with Decoder(model, "dense" if "tiles" in chosen.without else None, masters.sinks) as decoder:
+    with Decoder(model, chosen.attention, masters.sinks) as decoder:
         start = time.perf_counter()
         objective.prepare(decoder, [bundle for step in steps for bundle in step], _CAPACITY[device.type])
         prepared = time.perf_counter() - start
         decoder.arrange(checkpoint=False, compiled=chosen.compile)
         optimiser = make_optimiser(chosen.optimiser, masters, 0.0)
-        for group in optimiser.param_groups:
-            group["lr"] = _RATES[chosen.method]
-        losses, computed, stamps, busy = [], [], [time.perf_counter()], [time.process_time()]
-        for step in steps:
+        done, losses, computed, stamps, busy = [], [], [], [time.perf_counter()], [time.process_time()]
+        for number, step in enumerate(cycle(steps) if chosen.until else steps):
+            for group in optimiser.param_groups:
+                group["lr"] = _rate(chosen, number, len(steps))
             summed = add_gradients(decoder, objective, step, _CAPACITY[device.type], masters)
             masters.clip(1.0)
             optimiser.step()
@@ -87,12 +89,17 @@ def _train(chosen: argparse.Namespace, workload: Workload, steps: Sequence[Seque
             masters.publish()
             if device.type == "cuda":
                 torch.cuda.synchronize()
+            done.append(step)
             losses.append(summed.loss)
             computed.append(summed.computed)
             stamps.append(time.perf_counter())
             busy.append(time.process_time())
+            if chosen.until and time.time() >= chosen.until:
+                break
+    if chosen.save:
+        model.save_pretrained(chosen.save)
     warm = chosen.warmup
-    rows = [row for step in steps[warm:] for pair in step for row in pair]
+    rows = [row for step in done[warm:] for pair in step for row in pair]
     seconds = stamps[-1] - stamps[warm]
     tokens, labelled = sum(len(row.ids) for row in rows), sum(row.labelled for row in rows)
     return {
@@ -101,16 +108,16 @@ def _train(chosen: argparse.Namespace, workload: Workload, steps: Sequence[Seque
         "tokens": tokens,
         "labelled_tokens": labelled,
         "computed_tokens": sum(computed[warm:]),
-        "steps": len(steps) - warm,
+        "steps": len(done) - warm,
         "tokens_per_second": tokens / seconds,
         "useful_gflops": _useful(decoder, chosen.method, sum(computed[warm:]), labelled) / seconds / 1e9,
         "warmup_seconds": stamps[warm] - stamps[0],
         "reference_seconds": prepared,
         "step_seconds": [round(b - a, 3) for a, b in pairwise(stamps)],
-        "peak_gb": _peak_gb(),
+        "peak_gb": peak_gb(),
         "final_loss": losses[-1],
         "losses": losses,
-        "config": {name: value for name, value in vars(chosen).items() if name not in ("workload", "model")},
+        "config": {name: value for name, value in vars(chosen).items() if name not in UNTOLD},
         "versions": {name: version(name) for name in ("shinan", "torch", "transformers", "peft")},
     }
 
@@ -143,24 +150,31 @@ def _useful(decoder: Decoder, method: str, computed: int, labelled: int) -> floa
     return float(factor * (blocks * computed + large * labelled))
 
 
-def _peak_gb() -> float:
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_reserved()) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+def _rate(chosen: argparse.Namespace, step: int, steps: int) -> float:
+    peak = RATES[chosen.method]
+    if chosen.rate == "recipe":
+        usual = TuneSettings()
+        return learning_rate(step, steps, peak, usual.warmup, usual.schedule)
+    return peak * rising(step) if chosen.rate == "rising" else peak
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workload", type=Path)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--method", choices=_RATES, default="full")
+    parser.add_argument("--method", choices=RATES, default="full")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--optimiser", choices=("adamw", "adamw8bit", "adafactor"), default="adamw")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--without", choices=_ABLATIONS, action="append", default=[])
+    parser.add_argument("--attention", choices=get_args(Backend), help="its back end; by default the engine's choice")
     parser.add_argument("--max-rows", type=int)
-    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--warmup", type=int, default=1, help="steps before the steady state")
+    parser.add_argument(
+        "--rate", choices=_COURSES, default="constant", help="its course; recipe: as tuning has it by default"
+    )
+    parser.add_argument("--until", type=float)
+    parser.add_argument("--save", type=Path)
     return parser.parse_args()
 
 

@@ -26,7 +26,7 @@ from shinan.core.dataset import write_atomic
 from shinan.core.errors import RunError, ShinanError
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("SHINAN_BENCH_RESULTS", Path(__file__).parent / "results"))
 
 Result = dict[str, Any]
 """What a command printed: its last line, read as JSON."""
@@ -47,19 +47,24 @@ GRIDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """By kind of workload, every configuration of TRL that a search tries."""
 
+BEST: Config = {"loss": "chunked", "batching": "plain", "precision": "bf16-weights"}  # as performance.md found
+
 _QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the results: medians of `n` runs of each side, and the median of the pairs' ratios ours / peer."""
+    """One line of the results: medians of `n` runs of each side, and the median of the pairs' ratios ours / peer.
+
+    The ratio is None where it would say nothing: of a gain against none.
+    """
 
     workload: str
     metric: str
     ours: float
     peer: float
     peer_version: str
-    ratio: float
+    ratio: float | None
     target: float | None
     n: int
 
@@ -89,10 +94,14 @@ class Trl:
         return words
 
 
-def child(command: Sequence[str]) -> Result:
-    """Run a command in the project's folder, wait, and read its last line. Raises RunError where there is no result."""
+def child(command: Sequence[str], **variables: str) -> Result:
+    """Run a command in the project's folder, with further environment variables, wait, and read its last line.
+
+    Raises RunError where there is no result.
+    """
+    environment = os.environ | _QUIET | variables
     done = subprocess.run(
-        list(command), cwd=ROOT, env=os.environ | _QUIET, capture_output=True, text=True, encoding="utf-8", check=False
+        list(command), cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
     )
     where = " ".join(command)
     if done.returncode:
@@ -154,6 +163,15 @@ def _outside_the_grid(kind: str) -> Iterator[Config]:
     yield {"compile": True, "warmup": 3}  # the first shape, then any shape
 
 
+def best(*searches: str) -> Config:
+    """TRL's fastest configuration as the first of these searches found that was made, else as performance.md did."""
+    for path in (RESULTS / f"search-{name}.json" for name in searches):
+        if path.exists():
+            found: Config = json.loads(path.read_text("utf-8"))["trials"][0]["config"]
+            return found
+    return BEST
+
+
 def _trial(peer: Trl, config: Config) -> dict[str, Any]:
     try:
         result = child(peer.command(config))
@@ -194,13 +212,18 @@ def table(made: Sequence[Row]) -> str:
     lines = [("workload", "metric", "ours", "peer", "ratio", "target", "n", "against")]
     for row in made:
         target = "" if row.target is None else f"{row.target:g}"
-        numbers = f"{row.ours:.1f}", f"{row.peer:.1f}", f"{row.ratio:.2f}", target, str(row.n)
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        numbers = _number(row.ours), _number(row.peer), ratio, target, str(row.n)
         lines.append((row.workload, row.metric, *numbers, row.peer_version))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) if i in (0, 1, 7) else cell.rjust(width) for i, (cell, width) in enumerate(cells))
         for cells in (list(zip(line, widths, strict=True)) for line in lines)
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ Row = dict[str, list[int]]
 LONG = 60_000
 """Tokens of a workload that is long enough for a steady state."""
 
+_LARGE = 500_000  # tokens that keep a GPU busy for some tens of steps
 _LIMIT = 512  # longer rows are left out: the peers cut at 1,024, and one long row would pad its whole batch
 
 
@@ -180,6 +181,8 @@ WORKLOADS: dict[str, tuple[Literal["sft", "dpo"], int, _Rows, _Enough]] = {
     "shared": ("sft", 5, _instances, lambda rows, tokens: rows >= 65),
     "shared-long": ("sft", 5, _instances, lambda rows, tokens: tokens >= LONG),
     "pairs": ("dpo", 4, _preferences, lambda rows, tokens: rows >= 32),
+    "packed": ("sft", 64, _questions, lambda rows, tokens: tokens >= _LARGE),
+    "packed-shared": ("sft", 40, _instances, lambda rows, tokens: tokens >= _LARGE),
     "pairs-long": ("dpo", 4, _preferences, lambda rows, tokens: tokens >= LONG),
 }
 """Name -> kind, rows of a step, the rows in order, and from which (rows, tokens) on there are enough."""

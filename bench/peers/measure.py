@@ -26,15 +26,31 @@ PRECISIONS = {
 }
 """Name -> dtype that the weights are loaded in, and whether bf16 autocast is on (TRL's own default: autocast)."""
 
-_RATES = {"full": 5e-5, "lora": 5e-4}  # those of TuneSettings, so that losses can be laid side by side
+RATES = {"full": 5e-5, "lora": 5e-4}  # those of TuneSettings, so that losses can be laid side by side
+
+UNTOLD = ("workload", "model", "until", "save")
+"""Options that say nothing of how it was computed."""
+
+_ENDLESS = 10_000  # epochs
+_RISE = 3  # steps: under a time limit a slow side makes few, and a share of them is not known before the end
 
 
-def options(description: str, batchings: Sequence[str], losses: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line. `learning_rate` is filled in from the method where it is not given."""
+def rising(step: int) -> float:
+    """The share of the peak rate at `step` (from 0) under a time limit, on both sides: linear, then constant."""
+    return min(1.0, (step + 1) / _RISE)
+
+
+def options(
+    description: str, batchings: Sequence[str], losses: Sequence[str], flags: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Parse the command line; `flags` are those of one peer.
+
+    `learning_rate` is filled in from the method where it is not given.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workload", type=Path, help="JSON file that bench.workloads wrote")
     parser.add_argument("model", type=Path, help="folder of the model")
-    parser.add_argument("--method", choices=_RATES, default="full")
+    parser.add_argument("--method", choices=RATES, default="full")
     parser.add_argument("--batching", choices=batchings, default="plain")
     parser.add_argument("--loss", choices=losses, default=losses[0])
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16-weights")
@@ -42,8 +58,12 @@ def options(description: str, batchings: Sequence[str], losses: Sequence[str]) -
     parser.add_argument("--max-rows", type=int, help="only the first rows of the workload")
     parser.add_argument("--warmup", type=int, default=1, help="steps before the steady state")
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--until", type=float, help="begin no step after it (seconds since 1970); the rate rises first")
+    parser.add_argument("--save", type=Path, help="folder for the adapter, or for all weights")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
     chosen = parser.parse_args()
-    chosen.learning_rate = chosen.learning_rate or _RATES[chosen.method]
+    chosen.learning_rate = chosen.learning_rate or RATES[chosen.method]
     return chosen
 
 
@@ -70,7 +90,7 @@ def settings(chosen: argparse.Namespace, batch_size: int, place: str) -> dict[st
         "bf16": autocast,
         "use_cpu": not torch.cuda.is_available(),
         "per_device_train_batch_size": batch_size,
-        "num_train_epochs": 1,
+        "num_train_epochs": _ENDLESS if chosen.until else 1,
         "train_sampling_strategy": "sequential",
         "optim": "adamw_torch_fused",
         "learning_rate": chosen.learning_rate,
@@ -121,6 +141,20 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         self._stamp()
 
 
+class _Limit(TrainerCallback):  # type: ignore[misc]
+    """Ends training at a moment, and lets the rate rise over the first steps."""
+
+    def __init__(self, until: float, peak: float) -> None:
+        self._until, self._peak = until, peak
+
+    def on_step_begin(self, _: Any, state: Any, __: Any, **given: Any) -> None:
+        for group in given["optimizer"].param_groups:
+            group["lr"] = self._peak * rising(state.global_step)
+
+    def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
+        control.should_training_stop = time.time() >= self._until
+
+
 @dataclass
 class Meter:
     """What a trainer did, step by step.
@@ -135,9 +169,11 @@ class Meter:
     counts: list[dict[str, int]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
-    def watch(self, trainer: Any) -> None:
-        """Listen to `trainer`, which must not have begun."""
+    def train(self, trainer: Any, chosen: argparse.Namespace) -> None:
+        """Let `trainer` do its work, and listen."""
         trainer.add_callback(self.clock)
+        if chosen.until:
+            trainer.add_callback(_Limit(chosen.until, chosen.learning_rate))
         trainer.data_collator = self._counting(trainer.data_collator)
         step = trainer.training_step
 
@@ -147,6 +183,9 @@ class Meter:
             return loss
 
         trainer.training_step = recorded
+        trainer.train()
+        if chosen.save:
+            trainer.save_model(str(chosen.save))
 
     def _counting(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def counted(examples: Any) -> Any:
@@ -159,12 +198,15 @@ class Meter:
 
         return counted
 
-    def line(self, chosen: argparse.Namespace, **more: Any) -> str:
-        """The result as JSON. Totals are those of the steady state, after the warm-up steps."""
+    def line(self, chosen: argparse.Namespace, packages: Sequence[str] = (), **more: Any) -> str:
+        """The result as JSON. Totals are those of the steady state, after the warm-up steps.
+
+        `packages` are named with their versions besides those that every peer uses.
+        """
         warm = chosen.warmup
         stamps = self.clock.stamps
         seconds = stamps[-1] - stamps[warm]
-        totals = {name: sum(count[name] for count in self.counts[warm:]) for name in self.counts[0]}
+        totals = {name: sum(count[name] for count in self.counts[warm : len(self.losses)]) for name in self.counts[0]}
         document = {
             "seconds": seconds,
             "cpu_seconds": self.clock.busy[-1]
@@ -180,8 +222,8 @@ class Meter:
             "final_loss": self.losses[-1],
             "losses": self.losses,
             **more,
-            "config": {name: value for name, value in vars(chosen).items() if name not in ("workload", "model")},
-            "versions": {name: version(name) for name in ("trl", "transformers", "peft", "torch")},
+            "config": {name: value for name, value in vars(chosen).items() if name not in UNTOLD},
+            "versions": {name: version(name) for name in ("trl", "transformers", "peft", "torch", *packages)},
         }
         return json.dumps(document)
 

@@ -54,8 +54,7 @@ def main() -> None:
             processing_class=tokenizer(chosen.model),
             peft_config=adapter(chosen.method),
         )
-        meter.watch(trainer)
-        trainer.train()
+        meter.train(trainer, chosen)
     print(meter.line(chosen, reference_seconds=trainer.reference_seconds))
 
 

@@ -1,6 +1,8 @@
 """TRL's SFTTrainer on a workload of tokenised rows; prints one JSON line. Run by a Python that has TRL:
 
 python -m bench.peers.trl_sft WORKLOAD.json MODEL_FOLDER [--method lora] [--loss …] [--batching …] [--precision …]
+
+`--liger` takes Liger's kernels for norms, rotations and MLPs (TRL keeps its own loss). Not run yet: they need a GPU.
 """
 
 from __future__ import annotations
@@ -38,28 +40,29 @@ class FullLogits(SFTTrainer):  # type: ignore[misc, unused-ignore]
 
 def main() -> None:
     """Tune once over the rows."""
-    chosen = options(__doc__ or "", BATCHINGS, LOSSES)
+    chosen = options(__doc__ or "", BATCHINGS, LOSSES, ["--liger"])
     rows, batch_size = rows_of(chosen, "sft")
+    kernels = {"use_liger_kernel": True} if chosen.liger else {}
     meter = Meter()
     with tempfile.TemporaryDirectory() as place:
         trainer = (SFTTrainer if chosen.loss == "chunked" else FullLogits)(
             model=str(chosen.model),
-            args=SFTConfig(**settings(chosen, batch_size, place) | _layout(chosen, rows, batch_size)),
-            train_dataset=Dataset.from_list([_labelled(row) for row in rows]),
+            args=SFTConfig(**settings(chosen, batch_size, place) | layout(chosen, rows, batch_size) | kernels),
+            train_dataset=Dataset.from_list([labelled(row) for row in rows]),
             processing_class=tokenizer(chosen.model),
             peft_config=adapter(chosen.method),
         )
-        meter.watch(trainer)
-        trainer.train()
-    print(meter.line(chosen))
+        meter.train(trainer, chosen)
+    print(meter.line(chosen, ["liger-kernel"] if chosen.liger else []))
 
 
-def _labelled(row: dict[str, list[int]]) -> dict[str, list[int]]:
+def labelled(row: dict[str, list[int]]) -> dict[str, list[int]]:
+    """A workload's row in TRL's columns."""
     labels = [token if on else -100 for token, on in zip(row["ids"], row["mask"], strict=True)]
     return {"input_ids": row["ids"], "labels": labels}
 
 
-def _layout(chosen: argparse.Namespace, rows: list[dict[str, list[int]]], batch_size: int) -> dict[str, Any]:
+def layout(chosen: argparse.Namespace, rows: list[dict[str, list[int]]], batch_size: int) -> dict[str, Any]:
     """The settings of a batching. A pack holds what a batch holds on average, so that the steps are about as many."""
     if chosen.batching == "grouped":
         return {"train_sampling_strategy": "group_by_length"}
@@ -68,7 +71,9 @@ def _layout(chosen: argparse.Namespace, rows: list[dict[str, list[int]]], batch_
     if chosen.batching == "packed":
         lengths = [len(row["ids"]) for row in rows]
         capacity = max(*lengths, -(-sum(lengths) * batch_size // len(rows)))  # longer rows would be cut
-        return {"packing": True, "packing_strategy": "bfd", "max_length": capacity, "per_device_train_batch_size": 1}
+        order = "random" if chosen.until else "sequential"  # packs come longest rows first: a limit would cut the short
+        packs = {"packing": True, "packing_strategy": "bfd", "max_length": capacity, "per_device_train_batch_size": 1}
+        return packs | {"train_sampling_strategy": order}
     return {}
 
 

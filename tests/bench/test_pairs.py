@@ -103,6 +103,21 @@ def test_a_search_in_which_everything_fails_has_no_winner(tmp_path: Path, monkey
     assert [trial["error"] for trial in trials] == ["bench.peers.trl_dpo"] * 4
 
 
+def test_the_best_configuration_is_that_of_the_first_search_that_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "RESULTS", tmp_path)
+    assert pairs.best("race-lora", "sft-lora") == pairs.BEST
+    for name in ("sft-lora", "race-lora"):
+        pairs.save(f"search-{name}", [], trials=[{"config": {"batching": name}}, {"config": {}}])
+        assert pairs.best("race-lora", "sft-lora") == {"batching": name}
+
+
+def test_a_command_gets_further_variables() -> None:
+    code = "import json, os; print(json.dumps({'found': os.environ['SHINAN_X']}))"
+    assert pairs.child(script(code), SHINAN_X="y") == {"found": "y"}
+
+
 def test_a_configuration_in_words() -> None:
     config: pairs.Config = {"loss": "chunked", "batching": "plain", "precision": "fp32", "compile": True, "warmup": 3}
     assert pairs.label(config) == "chunked/plain/fp32/compile"
