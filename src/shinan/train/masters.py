@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shinan.train import ranks
-from shinan.train.shards import Division, like, whole
+from shinan.train.shards import Division, here, like, whole
 
 
 class Masters:
@@ -69,7 +69,7 @@ class Masters:
         """In fp32, a gradient is added to the one that is found: what is a part of it is the master's."""
         if not all(place.is_replicate() for place in parameter.placements):
             self.divided[name] = parameter
-        part = parameter.detach().to_local()
+        part = here(parameter)
         if part.dtype == torch.float32:
             parameter.grad = torch.zeros_like(parameter)
             master = self.weights[name] = nn.Parameter(part)
@@ -181,7 +181,7 @@ def _large(model: Any) -> Iterator[Any]:
 def _adder(master: nn.Parameter) -> Any:
     def add(parameter: Tensor) -> None:
         if parameter.grad is not None and master.grad is not None:
-            master.grad.add_(parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad)
+            master.grad.add_(here(parameter.grad))
             parameter.grad = None
 
     return add

@@ -26,7 +26,7 @@ from shinan.train.objective import Objective
 from shinan.train.optim import state_bytes
 from shinan.train.ranks import free_memory
 from shinan.train.settings import TuneSettings
-from shinan.train.shards import part
+from shinan.train.shards import here
 
 _TOKENS = {"cpu": 2048, "cuda": 16_384}  # of a forest: enough for the matrix products to be at their full rate
 _PROBE = 512  # tokens of the probe's forest
@@ -200,11 +200,11 @@ def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
             return tensor  # a divided block's weights, which are gathered for this pass
-        storage = part(tensor).untyped_storage()
+        storage = here(tensor).untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    weights = {part(parameter).untyped_storage().data_ptr() for parameter in decoder.model.parameters()}
+    weights = {here(parameter).untyped_storage().data_ptr() for parameter in decoder.model.parameters()}
     batch = decoder.batch(bundles)
     count = objective.count(bundles)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -253,12 +253,13 @@ class TuneSettings(Config):
     @field_validator("tensor_parallel")
     @classmethod
     def _can_be_cut(cls, value: int, info: ValidationInfo) -> int:
-        asked = {name: info.data.get(name) for name in ("method", "optimiser", "compile", "shard", "sample")}
-        fits = asked | {"method": "full", "optimiser": "adamw", "sample": None}
-        fits |= {name: "off" for name in ("compile", "shard") if asked[name] == "on"}
-        if value > 1 and (wrong := [name for name in asked if asked[name] != fits[name]]):
-            said = ", ".join(f"`{name}: {asked[name]}`" if name != "sample" else "`sample:`" for name in wrong)
-            raise ValueError(f"matrices that are cut are not tried with {said}; change that, or leave it out")
+        unless = {"method": ("full",), "optimiser": ("adamw",)} | dict.fromkeys(("compile", "shard"), ("auto", "off"))
+        asked = {name: info.data.get(name, fitting[0]) for name, fitting in unless.items()}
+        wrong = [f"`{name}: {asked[name]}`" for name in unless if asked[name] not in unless[name]]
+        if info.data.get("sample"):
+            wrong.append("`sample:`")
+        if value > 1 and wrong:
+            raise ValueError(f"this is not tried with {', '.join(wrong)}; change that, or leave it out")
         return value
 
     @field_validator("replay")

@@ -72,7 +72,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def part(tensor: Tensor) -> Tensor:
+def here(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor that may be divided."""
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
 

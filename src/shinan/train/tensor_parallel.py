@@ -31,7 +31,7 @@ def problems(model: Any, width: int) -> Iterator[Problem]:
     """What of a causal LM speaks against cutting its blocks into `width` parts."""
     key, kind = "tune.tensor_parallel", model.config.model_type
     if kind not in TRIED:
-        what = f"a model of the family {kind} cannot be cut exactly; {', '.join(TRIED)} can"
+        what = f"this is not tried with the family {kind}, but with {', '.join(TRIED)}"
         yield Problem(what, key, "leave it out, and set `shard: on`")
         return
     modules = dict(blocks(model)[0][0].named_modules())
