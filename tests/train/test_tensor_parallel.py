@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shinan.core.errors import ConfigError, TrainingError
-from shinan.models.decoder import Decoder
+from shinan.models.decoder import Decoder, blocks
 from shinan.train import methods
 from shinan.train.dpo import dpo
 from shinan.train.masters import Masters
@@ -43,22 +43,25 @@ CASES: dict[int, list[Case]] = {
     + [(family, "dpo", capacity) for family in _BOTH for capacity in CAPACITIES],
     4: [(family, "sft", capacity) for family in _BOTH for capacity in CAPACITIES],
 }
+FROZEN: Case = ("gemma3_text", "sft", CAPACITIES[0])
 RUNS: dict[str, dict[str, Any]] = {
     "cut": {"tensor_parallel": 2},
     "checkpointed": {"tensor_parallel": 2, "checkpoint": "on", "micro_tokens": 60},
     "text": {"tensor_parallel": 2, "text": 0.5},
+    "noisy": {"tensor_parallel": 2, "neftune": 5.0},  # as much as to say that ranks of a group draw alike
     "bf16": {"tensor_parallel": 2, "precision": "bf16"},
 }
 
 
-def step(case: Case) -> dict[str, Tensor]:
-    """A step's gradients some way into a run, whole, with its loss, tokens and norm."""
+def step(case: Case, frozen: int = 0) -> dict[str, Tensor]:
+    """A step's gradients some way into a run, whole, with its loss, tokens and norm; so many blocks are frozen."""
     family, kind, capacity = case
     model, bundles = make(family), bundles_of(kind)
     objective: Objective = dpo(beta=0.5) if kind == "dpo" else sft()
     with Decoder(model) as decoder:
         objective.prepare(decoder, bundles, 10_000)
     nudge(model)
+    blocks(model)[0][:frozen].requires_grad_(False)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     with cut(model, 2) as division:
         masters = Masters(model, division)
@@ -105,18 +108,28 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[
 def test_ranks_of_a_group_compute_as_one(
     held: Callable[[int], list[dict[str, Tensor]]], count: int, case: Case
 ) -> None:
-    begin = f"{case}/"
+    assert_exact(held(count), f"{case}/", case, one_forest(case[0], case[1])[1])
+
+
+@pytest.mark.promise9
+def test_frozen_blocks_are_cut_too(held: Callable[[int], list[dict[str, Tensor]]]) -> None:
+    exact = one_forest(*FROZEN[:2])[1]
+    trained = {name: grad for name, grad in exact.items() if not name.startswith("model.layers.0.")}
+    assert_exact(held(2), "frozen/", FROZEN, trained)
+
+
+def assert_exact(ranks: list[dict[str, Tensor]], begin: str, case: Case, exact: dict[str, Tensor]) -> None:
+    """Loss, tokens, norm and gradients as in one process, the same bits on each rank."""
     found, *others = (
-        {name.removeprefix(begin): rank[name] for name in rank if name.startswith(begin)} for rank in held(count)
+        {name.removeprefix(begin): rank[name] for name in rank if name.startswith(begin)} for rank in ranks
     )
     for other in others:
         assert all(torch.equal(found[name], other[name]) for name in found)
-    loss, exact = one_forest(case[0], case[1])
     norm = math.sqrt(sum(float(grad.double().square().sum()) for grad in exact.values()))
     assert float(found.pop("norm")) == pytest.approx(norm, rel=1e-5)
     tokens = int(found.pop("computed"))
     assert tokens == sum(tokens_of(case))
-    assert_same((float(found.pop("loss")), found), (loss, exact))
+    assert_same((float(found.pop("loss")), found), (one_forest(case[0], case[1])[0], exact))
 
 
 def tokens_of(case: Case) -> list[int]:
@@ -250,7 +263,7 @@ def as_rank(folder: Path, count: int, rank: int) -> None:
     """Compute every step as one of so many ranks, and keep what it holds afterwards."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
-    steps = {case: step(case) for case in CASES[count]}
+    steps = {str(case): step(case) for case in CASES[count]} | {"frozen": step(FROZEN, 1)}
     save_file(
         {f"{case}/{n}": t for case, found in steps.items() for n, t in found.items()}, folder / f"{rank}.safetensors"
     )
