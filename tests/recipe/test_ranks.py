@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from tests.recipe.tiny_recipe import start, write_recipe
 
+FP32 = ("--set", "tune.precision=fp32")
+
 
 def start_two(recipe: Path, runs: Path, cache: Path, *more: str, on_one: str = "") -> subprocess.Popen[str]:
     """`shinan run` by two processes of torchrun; rank 1 gets the arguments `on_one` as well."""
@@ -29,17 +31,25 @@ def start_two(recipe: Path, runs: Path, cache: Path, *more: str, on_one: str = "
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """The folders of the same recipe run by one process and by two, and what the two said."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the recipe run by one process."""
+    home = tmp_path_factory.mktemp("alone")
+    process = start(write_recipe(home), home / "runs", home / "cache", *FP32)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return home / "runs" / "tiny"
+
+
+@pytest.fixture(scope="module", params=["tune.shard=on", "tune.tensor_parallel=2"])
+def folders(
+    alone: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Path, Path, str]:
+    """That folder, the folder of the same recipe run by two processes, and what these said."""
     home = tmp_path_factory.mktemp("ranks")
-    recipe = write_recipe(home)
-    alone = start(recipe, home / "one", home / "cache-one")
-    _, said = alone.communicate(timeout=300)
-    assert alone.returncode == 0, said
-    two = start_two(recipe, home / "two", home / "cache-two", "--set", "tune.shard=on")
+    two = start_two(write_recipe(home), home / "runs", home / "cache", *FP32, "--set", request.param)
     _, said = two.communicate(timeout=300)
     assert two.returncode == 0, said
-    return home / "one" / "tiny", home / "two" / "tiny", said
+    return alone, home / "runs" / "tiny", said
 
 
 @pytest.mark.promise9
@@ -67,13 +77,17 @@ def test_one_of_them_speaks(folders: tuple[Path, Path, str]) -> None:
 
 
 @pytest.mark.promise10
-def test_ranks_that_disagree_are_told_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [("learning_rate=2e-3", "tune.settings.learning_rate"), ("tensor_parallel=2", "division.tensor_parallel")],
+)
+def test_ranks_that_disagree_are_told_once(tmp_path: Path, other: str, told: str) -> None:
     recipe = write_recipe(tmp_path)
-    process = start_two(recipe, tmp_path / "runs", tmp_path / "cache", on_one="--set tune.learning_rate=2e-3")
+    process = start_two(recipe, tmp_path / "runs", tmp_path / "cache", on_one=f"--set tune.{other}")
     _, said = process.communicate(timeout=300)
     assert process.returncode != 0
     assert said.count("error: ") == 1
-    assert "rank 1 would not do what rank 0 does: it has another tune.settings.learning_rate" in said
+    assert f"rank 1 would not do what rank 0 does: it has another {told}" in said
     assert not (tmp_path / "runs" / "tiny" / "metrics.jsonl").exists()
 
 

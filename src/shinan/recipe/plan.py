@@ -147,8 +147,8 @@ def _supervision(recipe: Recipe) -> dict[str, Any]:
 
 def _tuning(recipe: Recipe) -> dict[str, Any]:
     # When checkpoints are written, and who watches, does not change what they hold. Nor, but for rounding, do ranks and
-    # their shards: a run may go on with another number of them.
-    aside = {"save_every", "precision", "track", "sample", "shard"}
+    # what each holds: a run may go on with another number of them.
+    aside = {"save_every", "precision", "track", "sample", "shard", "tensor_parallel"}
     return {"settings": recipe.tune.model_dump(mode="json", exclude=aside)}
 
 

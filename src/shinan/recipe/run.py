@@ -96,8 +96,9 @@ def _lead(room: Room, stage: Stage, out: Path) -> Outcome:
 
 
 def _agree(recipe: Recipe, setting: Setting) -> None:
-    """Raise RunError if another rank would make other rows, or tune otherwise."""
-    mine: dict[str, Any] = {"versions": _versions()}
+    """Raise RunError if another rank would make other rows, tune otherwise, or hold another part."""
+    division = recipe.tune.model_dump(include={"shard", "tensor_parallel"})
+    mine: dict[str, Any] = {"versions": _versions(), "division": division}
     for stage in plan(recipe, setting):
         mine[stage.id] = {name: value for name, value in stage.identity.items() if name != "parents"}
     first, *others = ranks.everyone(mine)

@@ -2,7 +2,8 @@
 
 Everything that decides the result (order, batches, rates, draws) is a function of (rows, settings, seed, step), so a
 run that was killed continues from its last checkpoint to bit-identical weights. Several ranks divide each step's
-forward passes, and perhaps the blocks' weights (`train.ranks`, `train.shards`); rank 0 writes what they have in common.
+forward passes, and perhaps the blocks' weights (`train.ranks`, `train.shards`, `train.tensor_parallel`); rank 0 writes
+what they have in common.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from shinan.train.shards import divided
 from shinan.train.signals import stop_requests
 from shinan.train.state import Scalars, load_best, load_state, save_best, save_state
 from shinan.train.step import Summed, add_gradients, mean_loss
+from shinan.train.tensor_parallel import cut
 
 _WINDOW = 8  # steps looked at when judging whether the loss explodes
 _EXPLODED = 2.0  # times the starting loss
@@ -126,8 +128,9 @@ def fit(
     if not bundles:
         raise TrainingError("no rows to train on", fix="see which rows were dropped, and why, in the curate stage")
     keep_freed_memory()
-    with divided(model, divides(model, settings, places.plan, key)):
-        masters = Masters(model, keep_gradients=settings.optimiser != "lomo")
+    width = settings.tensor_parallel
+    with cut(model, width) if width > 1 else divided(model, divides(model, settings, places.plan, key)) as division:
+        masters = Masters(model, division, keep_gradients=settings.optimiser != "lomo")
         with decoder_of(model, masters.sinks, settings.neftune or 0.0) as decoder:
             run = _prepare(decoder, objective, bundles, settings, masters, key, seed, places, chat, replay)
             steps = list(plan_bundles(run.bundles, settings, seed))
@@ -250,7 +253,8 @@ def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
     """The step's gradients, in smaller forward passes if memory runs out and the settings allow it."""
     text = run.replay.part(number) if run.replay else None
     while True:
-        torch.manual_seed(derive_seed(run.seed, "step", number, *filter(None, [ranks.rank()])))
+        drawing = ranks.rank() // run.settings.tensor_parallel  # ranks that compute a forest together draw alike
+        torch.manual_seed(derive_seed(run.seed, "step", number, *filter(None, [drawing])))
         try:
             return add_gradients(run.decoder, run.objective, bundles, run.schedule.micro_tokens, run.masters, text)
         except torch.OutOfMemoryError as error:
@@ -259,11 +263,17 @@ def _gradients(run: _Run, number: int, bundles: Sequence[Bundle]) -> Summed:
                 raise TrainingError(
                     f"memory ran out in a forward pass of up to {run.schedule.micro_tokens} tokens",
                     where=f"step {number + 1}",
-                    fix="lower tune.micro_tokens, set tune.checkpoint: on, or"
-                    + (" tune.shard: on" if ranks.count() > 1 else " tune.on_out_of_memory: back_off"),
+                    fix=f"lower tune.micro_tokens, set tune.checkpoint: on, or {_relief(run.settings)}",
                 ) from error
         run.schedule = smaller(run.schedule)
         record(run.places.plan, run.key, run.schedule)
+
+
+def _relief(settings: TuneSettings) -> str:
+    """What else a run can do whose memory has run out."""
+    if settings.tensor_parallel > 1:
+        return "raise tune.tensor_parallel"
+    return "tune.shard: on" if ranks.count() > 1 else "tune.on_out_of_memory: back_off"
 
 
 def _guard(run: _Run, loss: float) -> None:
@@ -291,7 +301,8 @@ def _validate(run: _Run) -> None:
         return
     run.decoder.model.eval()
     start = time.monotonic()
-    loss = mean_loss(run.decoder, run.objective, run.held, run.schedule.micro_tokens)
+    width = run.settings.tensor_parallel
+    loss = mean_loss(run.decoder, run.objective, run.held, run.schedule.micro_tokens, width)
     run.decoder.model.train()
     if run.scalars.best_loss is None or loss < run.scalars.best_loss:
         run.scalars.best_loss, run.scalars.best_step, run.scalars.stale = loss, run.scalars.step, 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shinan.train import ranks
-from shinan.train.shards import whole
+from shinan.train.shards import Division, here, like, whole
 
 
 class Masters:
@@ -27,14 +27,16 @@ class Masters:
         weights: the masters by the model's parameter names, each with a `grad` if it is kept.
         sinks: gradients of the embedding and the head by the model's own parameter: `Decoder` adds to them in place.
             They are always kept.
+        division: how the ranks share the model.
         divided: the model's own parameters, by name, of those that are divided between ranks.
         kept: whether all other gradients are kept, too.
         consume: given each master and its gradient (in the compute format), if gradients are not kept.
         scale: what `clip` found that gradients must be multiplied with, if they are not kept.
     """
 
-    def __init__(self, model: nn.Module, *, keep_gradients: bool = True) -> None:
+    def __init__(self, model: nn.Module, division: Division | None = None, *, keep_gradients: bool = True) -> None:
         """Take every parameter of `model` that requires a gradient, in the model's order."""
+        self.division = division or Division()
         self.weights: dict[str, nn.Parameter] = {}
         self.sinks: dict[nn.Parameter, Tensor] = {}
         self.divided: dict[str, DTensor] = {}
@@ -42,7 +44,7 @@ class Masters:
         self.consume: Callable[[nn.Parameter, Tensor], None] | None = None
         self.scale = 1.0
         self._norms: list[float] = []
-        self._copies: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self._copies: list[tuple[Tensor, nn.Parameter]] = []
         large = {id(layer.weight) for layer in _large(model)}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -64,11 +66,19 @@ class Masters:
                     parameter.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[no-untyped-call]
 
     def _divide(self, name: str, parameter: Any) -> None:
-        """FSDP adds to the gradient that it finds, in fp32: what is a part of it is the master's."""
-        self.divided[name] = parameter
-        parameter.grad = torch.zeros_like(parameter)
-        master = self.weights[name] = nn.Parameter(parameter.detach().to_local())
-        master.grad = parameter.grad.to_local()
+        """In fp32, a gradient is added to the one that is found: what is a part of it is the master's."""
+        if not all(place.is_replicate() for place in parameter.placements):
+            self.divided[name] = parameter
+        part = here(parameter)
+        if part.dtype == torch.float32:
+            parameter.grad = torch.zeros_like(parameter)
+            master = self.weights[name] = nn.Parameter(part)
+            master.grad = parameter.grad.to_local()
+        else:
+            master = self.weights[name] = nn.Parameter(part.float())
+            master.grad = torch.zeros_like(master)
+            self._copies.append((part, master))
+            parameter.register_post_accumulate_grad_hook(_adder(master))
 
     def groups(self, weight_decay: float) -> Iterator[dict[str, Any]]:
         """Parameter groups: matrices are decayed, vectors are not."""
@@ -98,13 +108,26 @@ class Masters:
         others = [grad for name, grad in grads.items() if name not in self.divided]
         squares = nn.utils.get_total_norm(parts).double() ** 2
         ranks.total(squares)
+        if self.division.alike is not None:
+            squares /= self.division.alike.size()
         norm = torch.sqrt(squares + nn.utils.get_total_norm(others).double() ** 2)
         nn.utils.clip_grads_with_norm_(self.weights.values(), limit, norm.float())
         return float(norm)
 
     def add_up(self) -> None:
-        """Replace the gradients by their sums over all ranks. (Those that are divided are sums already.)"""
-        ranks.total(*(w.grad for n, w in self.weights.items() if w.grad is not None and n not in self.divided))
+        """Replace the gradients by their sums over all forests. (Of what FSDP has divided, they are sums already.)
+
+        Of what several ranks have all made, each gives its share: so the sum is right, and has the same bits on each.
+        """
+        for name, weight in self.weights.items():
+            if weight.grad is None:
+                continue
+            if name not in self.divided:
+                if self.division.width > 1 and name not in self.division.partial:
+                    weight.grad /= self.division.width
+                ranks.total(weight.grad)
+            elif self.division.alike is not None:
+                ranks.total(weight.grad, group=self.division.alike)
 
     def zero(self) -> None:
         """Set all gradients, and what was measured of them, to zero, in place."""
@@ -124,7 +147,8 @@ class Masters:
         """The masters, whole, for rank 0; every rank must ask. What is divided comes as a copy on the CPU."""
         found: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
-            every = whole(self.divided[name]).cpu() if name in self.divided else weight.detach()
+            divided = self.divided.get(name)
+            every = weight.detach() if divided is None else whole(like(weight.detach(), divided)).cpu()
             if ranks.rank() == 0:
                 found[name] = every
         return found
@@ -157,7 +181,7 @@ def _large(model: Any) -> Iterator[Any]:
 def _adder(master: nn.Parameter) -> Any:
     def add(parameter: Tensor) -> None:
         if parameter.grad is not None and master.grad is not None:
-            master.grad.add_(parameter.grad)
+            master.grad.add_(here(parameter.grad))
             parameter.grad = None
 
     return add

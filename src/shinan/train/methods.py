@@ -15,7 +15,7 @@ from shinan.core.errors import ConfigError, ModelError, Problem
 from shinan.models.cache import Shape
 from shinan.models.decoder import blocks
 from shinan.models.family import is_encoder_decoder
-from shinan.train import ia3, lora, quantised
+from shinan.train import ia3, lora, quantised, tensor_parallel
 from shinan.train.settings import LoraSettings, Name, PrefixSettings, PromptSettings, TuneSettings
 from shinan.train.wrapping import wrapped
 
@@ -103,6 +103,8 @@ def _problems(model: Any, settings: TuneSettings) -> Iterator[Problem]:
         yield Problem(f"{kind} has no biases, and `bitfit` trains nothing else", "tune.method", "choose `method: ia3`")
     if method == "ia3" and not all(ia3.targets(model)):
         yield Problem(f"{kind} has no layers whose names `ia3` knows", "tune.method", "choose `method: lora`")
+    if settings.tensor_parallel > 1:
+        yield from tensor_parallel.problems(model, settings.tensor_parallel)
     if is_encoder_decoder(model):
         yield from _for_decoders_only(settings)
     count, frozen = min(map(len, blocks(model))), settings.freeze.layers if settings.freeze else 0

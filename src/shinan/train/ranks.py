@@ -99,11 +99,11 @@ def together(device: str) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def total(*tensors: Tensor) -> None:
-    """Replace each tensor by its sum over all processes, in place."""
+def total(*tensors: Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """Replace each tensor by its sum over all processes, or those of a group, in place."""
     if count() > 1:
         for tensor in tensors:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=group)
 
 
 def most(*numbers: int) -> list[int]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import TrainingError
@@ -27,6 +26,7 @@ from shinan.train.objective import Objective
 from shinan.train.optim import state_bytes
 from shinan.train.ranks import free_memory
 from shinan.train.settings import TuneSettings
+from shinan.train.shards import here
 
 _TOKENS = {"cpu": 2048, "cuda": 16_384}  # of a forest: enough for the matrix products to be at their full rate
 _PROBE = 512  # tokens of the probe's forest
@@ -165,8 +165,9 @@ def decide(
         )
     micro = settings.micro_tokens or max(longest, min(_TOKENS[decoder.device.type], fits))
     seconds = tokens * probe.seconds * (1.3 if checkpoint else 1.0) * (2 if whole else 1)
-    seconds /= ranks.count()
-    worth = seconds * _SAVED > _WARM_UP and _can_compile(decoder.device) and not masters.divided
+    seconds /= ranks.count() // masters.division.width
+    whole_blocks = not masters.divided and masters.division.width == 1
+    worth = seconds * _SAVED > _WARM_UP and _can_compile(decoder.device) and whole_blocks
     compiled = settings.compile == "on" or (settings.compile == "auto" and worth)
     if compiled:
         seconds = seconds * (1 - _SAVED) + _WARM_UP
@@ -199,12 +200,11 @@ def _measure(decoder: Decoder, objective: Objective, bundles: Sequence[Bundle], 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
             return tensor  # a divided block's weights, which are gathered for this pass
-        storage = tensor.untyped_storage()
+        storage = here(tensor).untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    own = [parameter for parameter in decoder.model.parameters() if not isinstance(parameter, DTensor)]
-    weights = {parameter.untyped_storage().data_ptr() for parameter in own}
+    weights = {here(parameter).untyped_storage().data_ptr() for parameter in decoder.model.parameters()}
     batch = decoder.batch(bundles)
     count = objective.count(bundles)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

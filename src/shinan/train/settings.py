@@ -191,6 +191,9 @@ class TuneSettings(Config):
     shard: Literal["auto", "on", "off"] = "auto"
     """Under torchrun, divide the blocks' weights, gradients and moments between the processes (FSDP2): slower, and
     needs less memory. `auto` only where it must. A process alone divides nothing."""
+    tensor_parallel: int = Field(1, gt=0)
+    """Under torchrun, so many processes compute each forward pass together, each with its heads of attention and its
+    part of every MLP, as transformers' plan for the model says; for processes that are joined by something fast."""
     on_out_of_memory: Literal["stop", "back_off"] = "stop"
     """Stop with a sentence, or go on with forward passes of half the size."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -245,6 +248,18 @@ class TuneSettings(Config):
         method = info.data.get("method", "full")
         if value in _OTHER_RATES and method != "full":
             raise ValueError(f"`optimiser: {value}` saves nothing with `method: {method}`; choose `method: full`")
+        return value
+
+    @field_validator("tensor_parallel")
+    @classmethod
+    def _can_be_cut(cls, value: int, info: ValidationInfo) -> int:
+        unless = {"method": ("full",), "optimiser": ("adamw",)} | dict.fromkeys(("compile", "shard"), ("auto", "off"))
+        asked = {name: info.data.get(name, fitting[0]) for name, fitting in unless.items()}
+        wrong = [f"`{name}: {asked[name]}`" for name in unless if asked[name] not in unless[name]]
+        if info.data.get("sample"):
+            wrong.append("`sample:`")
+        if value > 1 and wrong:
+            raise ValueError(f"this is not tried with {', '.join(wrong)}; change that, or leave it out")
         return value
 
     @field_validator("replay")

@@ -8,33 +8,59 @@ stay whole on each rank: their gradients are added in place (see `models.decoder
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from shinan.models.decoder import blocks
 from shinan.train import ranks
 
 
-@contextmanager
-def divided(model: Any, divide: bool) -> Iterator[None]:
-    """Have each rank hold its part of the blocks for a block of code, if `divide`; afterwards all hold them whole.
+@dataclass(frozen=True, slots=True)
+class Division:
+    """What ranks have in common, and what each has of its own.
 
-    The model's own blocks wait empty, while copies of them are divided: they come back as they were, with the weights
-    of the moment in their own number format. (After an exception they don't: that needs the other ranks.)
+    Attributes:
+        width: ranks that compute each forest together, side by side; 1 if each computes its own.
+        alike: the ranks that hold the same parts as this one, of which each adds its forests' gradients; None if it is
+            alone with them, or they are added up while they are computed.
+        partial: names of whole parameters of whose gradients each of `width` ranks makes a part. (Of all other whole
+            parameters, each makes the gradient itself.)
     """
-    if not divide:
-        yield
-        return
+
+    width: int = 1
+    alike: ProcessGroup | None = None
+    partial: frozenset[str] = frozenset()
+
+
+@contextmanager
+def divided(model: Any, divide: bool) -> Iterator[Division]:
+    """Have each rank hold its part of the blocks for a block of code, if `divide`; afterwards all hold them whole."""
+    if divide:
+        with exchanged(model, _divide):
+            yield Division()
+    else:
+        yield Division()
+
+
+@contextmanager
+def exchanged(model: Any, divide: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
+    """Put what `divide` makes of a copy of each block in its place for a block of code.
+
+    The model's own blocks wait empty: they come back as they were, with the weights of the moment in their own number
+    format. (After an exception they don't: that needs the other ranks.)
+    """
     waiting = [(stack, index, block) for stack in blocks(model) for index, block in enumerate(stack)]
     for stack, index, block in waiting:
-        stack[index] = _divide(block)
+        stack[index] = divide(_taken(block))
     yield
     for stack, index, block in waiting:
         _fill(block, stack[index])
@@ -46,24 +72,34 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def here(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be divided."""
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
+
+
 def like(local: Tensor, parameter: DTensor) -> DTensor:
     """This rank's part of something that is divided as `parameter` is, as that whole."""
     mesh, placements = parameter.device_mesh, parameter.placements
     return DTensor.from_local(local, mesh, placements, shape=parameter.shape, stride=parameter.stride())
 
 
-def _divide(block: nn.Module) -> Any:
-    """A copy of the block, divided; the block itself is left without memory."""
-    first = next(block.parameters())
+def _taken(block: nn.Module) -> nn.Module:
+    """A copy of the block; the block itself is left without memory."""
     # Attention is chosen in the config, which all blocks share.
     shared = {id(module.config): module.config for module in block.modules() if hasattr(module, "config")}
     twin = copy.deepcopy(block, shared)
-    for mine, copied in zip(block.parameters(), twin.parameters(), strict=True):
+    for mine in block.parameters():
         mine.data = mine.data.new_empty(0)
-        if copied.requires_grad:
-            copied.data = copied.data.float()
+    return twin
+
+
+def _divide(block: nn.Module) -> Any:
+    first = next(block.parameters())
     policy = MixedPrecisionPolicy(param_dtype=first.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    part = fully_shard(twin, mesh=init_device_mesh(first.device.type, (ranks.count(),)), mp_policy=policy)
+    for parameter in block.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    part = fully_shard(block, mesh=init_device_mesh(first.device.type, (ranks.count(),)), mp_policy=policy)
     part.set_gradient_divide_factor(1.0)  # a step's gradient is a sum over its forests, wherever they are computed
     part.set_force_sum_reduction_for_comms(True)  # gloo has no other
     part.unshard()  # settles where the parts' memory is, before the masters take it
@@ -72,8 +108,8 @@ def _divide(block: nn.Module) -> Any:
 
 
 @torch.no_grad()
-def _fill(block: nn.Module, part: Any) -> None:
-    part.unshard()
-    for mine, gathered in zip(block.parameters(), part.parameters(), strict=True):
-        mine.data = gathered.detach().clone()
-    part.reshard()
+def _fill(block: nn.Module, part: nn.Module) -> None:
+    if isinstance(part, FSDPModule):
+        part.reshard()
+    for mine, held in zip(block.parameters(), part.parameters(), strict=True):
+        mine.data = whole(held.detach()).to(mine.dtype)

@@ -73,7 +73,7 @@ def save_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
     with new_folder(path) as beside:
         ranks.said_by(0, str(beside))
         _write(beside, tensors)
-        made = {"torch": torch.__version__, "ranks": ranks.count()}
+        made = _made(masters)
         files = describe_files(beside, [file.name for file in beside.iterdir()])
         write_atomic(beside / _STATE, json.dumps({"key": key, "scalars": asdict(scalars), "files": files} | made))
     ranks.said_by(0, "done")
@@ -84,7 +84,8 @@ def save_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
 def load_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.Optimizer) -> Scalars | None:
     """Restore the newest checkpoint of the run `key`; None if there is none (or only of another key).
 
-    One that was written by another number of ranks, or by another torch, is taken, and a line says what that means.
+    One that was written by another number of ranks, or in groups of another size, or by another torch, is taken, and a
+    line says what that means.
 
     Raises TrainingError if a checkpoint's bytes are not those that were written.
     """
@@ -103,7 +104,7 @@ def load_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
             raise TrainingError(
                 f"this checkpoint does not fit: {error}", where=str(path), fix="delete it and run again"
             ) from error
-        _tell_differences(path, state)
+        _tell_differences(path, state, _made(masters))
         return Scalars(**state["scalars"])
     return None
 
@@ -112,8 +113,12 @@ def _is_sound(path: Path, files: dict[str, Any]) -> bool:
     return all((path / name).exists() and file_sha256(path / name) == facts["sha256"] for name, facts in files.items())
 
 
-def _tell_differences(path: Path, state: dict[str, Any]) -> None:
-    now = {"torch": torch.__version__, "ranks": ranks.count()}
+def _made(masters: Masters) -> dict[str, Any]:
+    """What decides how sums are rounded, and may be another when a run goes on."""
+    return {"torch": torch.__version__, "ranks": ranks.count(), "tensor_parallel": masters.division.width}
+
+
+def _tell_differences(path: Path, state: dict[str, Any], now: dict[str, Any]) -> None:
     other = [f"{name} {state[name]}, now {now[name]}" for name in now if state.get(name, now[name]) != now[name]]
     if other and ranks.rank() == 0:
         print(
