@@ -326,3 +326,15 @@ def test_quiet_puts_the_settings_back() -> None:
     with quiet_transformers():
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_weights_lie_on_cache_lines(tiny_llama: Path, tmp_path: Path) -> None:
+    """Wherever in its file they begin, which depends on the length of the header."""
+    shutil.copy(tiny_llama / "config.json", tmp_path)
+    tensors = {name: x.bfloat16() for name, x in load_file(tiny_llama / "model.safetensors").items()}
+    for length in range(0, 64, 8):
+        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt", "note": "x" * length})
+        model = load_model(tmp_path, torch.bfloat16)
+        assert {weight.data_ptr() % 64 for weight in model.parameters()} == {0}
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(weight, tensors[name], rtol=0, atol=0)

@@ -34,6 +34,7 @@ ENCODER_DECODERS = ("bart", "mt5", "t5")
 ARCHITECTURES = ("gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 _LONGEST = 300  # characters of another library's message that are shown
 _CHANGES = "notices/CHANGES.txt"
+_CACHE_LINE = 64  # bytes
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
@@ -65,7 +66,16 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
         lost = ", ".join(sorted(info["missing_keys"])[:3])
         what = f"{len(info['missing_keys'])} weights are missing from its safetensors files, such as {lost}"
         raise ModelError(what, where=str(folder), fix="download or copy the folder again")
+    _align(model)
     return model.eval()
+
+
+def _align(model: PreTrainedModel) -> None:
+    """Give weights that lie across cache lines memory of their own. Of a safetensors file they are read in place, from
+    wherever its header happens to end, which costs a step of decoding a tenth of its time (LOG.md)."""
+    for weight in model.parameters():
+        if weight.data_ptr() % _CACHE_LINE:
+            weight.data = weight.data.clone()
 
 
 def _load_adapter(folder: Path, dtype: torch.dtype) -> PeftModel:

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shinan.models.narrow import turned
+
 _CHUNK_BYTES = 1 << 29  # of logits: larger leaves the cache for good, smaller makes the products slower
 _COLUMNS = 16_384  # of the vocabulary at a time, so that a few rows of logits are turned within the cache
 _STATES = 64  # whose logits are kept in fp32 at a time, where targets are only judged
@@ -73,10 +75,10 @@ class Head:
         if out is None:
             out = torch.empty(len(x), len(self.weight), dtype=torch.float32, device=x.device)
         logits = out[: len(x)]
-        turned = x.device.type == "cpu" and x.dtype == torch.bfloat16
-        for part in _parts(len(self.weight), _COLUMNS if turned else len(self.weight)):
+        narrow = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        for part in _parts(len(self.weight), _COLUMNS if narrow else len(self.weight)):
             weight = self.weight[part]
-            found = (weight @ x.T).T if turned else x @ weight.T
+            found = turned(weight, x) if narrow else x @ weight.T
             if self.softcap:
                 found = (found / self.softcap).tanh_().mul_(self.softcap)
             logits[:, part] = found
