@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from bench.pairs import Row, alternate, rows, save, table
 from bench.workloads import data_folder
@@ -93,7 +94,7 @@ def main() -> None:
 def _run(chosen: argparse.Namespace) -> None:
     """One side of one workload: load, warm up on two prompts, decode, print."""
     keep_freed_memory()
-    model: Any = load_model(chosen.model, torch.bfloat16).to(default_device())
+    model = _LOAD[chosen.side](chosen.model).to(default_device())
     tasks = _tasks(chosen.workload, Tokenizer.load(chosen.model), chosen.rows)
     side = _ours if chosen.side == "ours" else _peer
     side(model, [(prompt, 4) for prompt, _ in tasks[:2]])
@@ -118,6 +119,10 @@ def _tasks(name: str, tokenizer: Tokenizer, count: int) -> list[Task]:
         length = min(_LONGEST, max(4, len(tokenizer.encode(answer))))
         made.append(([tokenizer.bos_id or 0, *tokenizer.encode(prompt)], fixed or length))
     return made
+
+
+def _as_users_do(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 
 
 def _ours(model: Any, tasks: list[Task]) -> list[list[int]]:
@@ -178,6 +183,10 @@ def _read(path: Path) -> Any:
     return json.loads(gzip.decompress(path.read_bytes()).decode("utf-8"))
 
 
+_LOAD: dict[str, Callable[[Path], Any]] = {
+    "ours": lambda folder: load_model(folder, torch.bfloat16),
+    "peer": _as_users_do,
+}
 WORKLOADS: dict[str, tuple[Callable[[Path], Iterator[tuple[str, str]]], int]] = {
     "batch": (_mixed, 48),
     "mixed": (_mixed, 0),

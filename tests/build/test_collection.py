@@ -73,12 +73,13 @@ def test_languages_tasks_demonstrations_and_avoid() -> None:
 
 @pytest.mark.promise10
 def test_every_mistyped_name_is_told_with_the_nearest() -> None:
+    params = {"name": "startr", "languages": ["jp"], "tasks": ["email_subject_lines"]}
     with pytest.raises(ConfigError) as caught:
-        collection(0, name="startr", languages=["jp"], tasks=["email_subject_lines"])
+        bind("build", "collection", params, where="r.yaml:3: build.0")
     assert str(caught.value) == (
-        "build.collection name: no collection is named 'startr'\n  do this: did you mean 'starter'?\n"
-        f"build.collection languages: no row is in 'jp'\n  do this: {LANGUAGES}\n"
-        "build.collection tasks: no task is named 'email_subject_lines'\n  do this: did you mean 'email_subject_line'?"
+        "r.yaml:3: build.0 name: no collection is named 'startr'\n  do this: did you mean 'starter'?\n"
+        f"r.yaml:3: build.0 languages: no row is in 'jp'\n  do this: {LANGUAGES}\n"
+        "r.yaml:3: build.0 tasks: no task is named 'email_subject_lines'\n  do this: did you mean 'email_subject_line'?"
     )
 
 
@@ -126,11 +127,10 @@ def test_kinds_are_mixed_under_a_limit_and_ordered() -> None:
 
 def test_names_of_tasks_need_tasks() -> None:
     expected = (
-        "build.collection tasks: names of tasks, but `kinds` has no tasks\n"
-        "  do this: add `tasks` to `kinds`, or leave the names out"
+        "tasks: names of tasks, but `kinds` has no tasks\n  do this: add `tasks` to `kinds`, or leave the names out"
     )
     with pytest.raises(ConfigError) as caught:
-        collection(0, kinds=["safety"], split="all", tasks=["email_subject_line"])
+        bind("build", "collection", {"kinds": ["safety"], "split": "all", "tasks": ["email_subject_line"]})
     assert str(caught.value) == expected
 
 
@@ -155,11 +155,11 @@ LANGUAGES = "use one of: " + ", ".join(sorted({task.language for task in tasks()
 @pytest.mark.promise8
 def test_a_named_task_on_the_other_side_of_the_split_is_refused() -> None:
     expected = (
-        "build.collection tasks: the task 'email_subject_line' is on the side 'heldout' of the split, not 'train'\n"
+        "tasks: the task 'email_subject_line' is on the side 'heldout' of the split, not 'train'\n"
         "  do this: change `split` or leave the task out"
     )
     with pytest.raises(ConfigError) as caught:
-        collection(0, tasks=["email_subject_line"])
+        bind("build", "collection", {"tasks": ["email_subject_line"]})
     assert str(caught.value) == expected
 
 

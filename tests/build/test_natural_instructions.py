@@ -275,13 +275,10 @@ def test_nothing_to_read_at_all_is_an_error(folder: str, tmp_path: Path) -> None
 
 @pytest.mark.promise10
 def test_options_without_effect_and_unknown_names_are_told_together(folder: str) -> None:
+    options = {"split": "all", "heldout_categories": ["Riddles"], "layout": "parts", "wordings": 3, "max_tokens": 9}
     with pytest.raises(ConfigError) as caught:
-        kept(folder, split="all", heldout_categories=["Riddles"], layout="parts", wordings=3, max_tokens=9)
-    assert [problem.where.split()[1] for problem in caught.value.problems] == [
-        "heldout_categories",
-        "wordings",
-        "max_tokens",
-    ]
+        bind("build", "natural_instructions", {"path": folder, **options})
+    assert [problem.where for problem in caught.value.problems] == ["heldout_categories", "wordings", "max_tokens"]
     with pytest.raises(ConfigError) as caught:
         kept(folder, heldout_categories=["Riddels"], tasks=["e", "a"])
     assert [(p.what, p.fix) for p in caught.value.problems] == [

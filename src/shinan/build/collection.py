@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from shinan.core.errors import ConfigError, DataError, Problem, nearest
+from shinan.core.errors import DataError, Problem, nearest
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import register
-from shinan.starter import KINDS, Kind, Split, examples, fingerprint, row_examples, split_of
+from shinan.starter import KINDS, Kind, examples, fingerprint, row_examples, split_of
 from shinan.starter import tasks as starter_tasks
 
 Kinds = Annotated[Sequence[Kind], Field(min_length=1)]
 
 
-@register("build", "collection", version=2, content=lambda params: fingerprint(params["kinds"]))
+def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
+    """Every choice that the collection does not have."""
+    every = {task.name: task for task in starter_tasks()}
+    codes = {task.language for task in every.values()}
+    if params["name"] != "starter":
+        yield Problem(f"no collection is named {params['name']!r}", "name", nearest(params["name"], ["starter"]))
+    for code in params["languages"] or ():
+        if code not in codes:
+            yield Problem(f"no row is in {code!r}", "languages", nearest(code, codes))
+    if params["tasks"] is not None and "tasks" not in params["kinds"]:
+        fix = "add `tasks` to `kinds`, or leave the names out"
+        yield Problem("names of tasks, but `kinds` has no tasks", "tasks", fix)
+    for wanted in params["tasks"] or ():
+        if wanted not in every:
+            yield Problem(f"no task is named {wanted!r}", "tasks", nearest(wanted, every))
+        elif params["split"] not in ("all", split_of(every[wanted])):
+            side = split_of(every[wanted])
+            what = f"the task {wanted!r} is on the side {side!r} of the split, not {params['split']!r}"
+            yield Problem(what, "tasks", "change `split` or leave the task out")
+
+
+@register("build", "collection", version=2, content=lambda params: fingerprint(params["kinds"]), check=_unfit)
 def collection(
     seed: int,
     *,
@@ -48,11 +69,11 @@ def collection(
         demonstrations: right answers shown before the input (as many as the task has, two or three, if that is fewer).
         avoid: add the task's sentence on what to avoid.
 
+    `bind` refuses an unknown collection, language or task, and a task on the other side of the split.
+
     Raises:
-        ConfigError: an unknown collection, language or task, or a task on the other side of the split.
         DataError: nothing is left to take.
     """
-    _check(name, kinds, None if split == "all" else split, languages, tasks)
     groups = [[row] for kind in KINDS if kind in kinds for row in row_examples(kind)]
     if "tasks" in kinds:
         chosen = [task for task in starter_tasks() if tasks is None or task.name in tasks]
@@ -87,33 +108,3 @@ def _place(row: Example) -> tuple[int, str, str, int]:
 
 def _fits(row: Example, split: str, languages: Sequence[str] | None) -> bool:
     return split in ("all", row.tags["split"]) and (languages is None or row.tags["language"] in languages)
-
-
-def _check(
-    name: str,
-    kinds: Sequence[Kind],
-    split: Split | None,
-    languages: Sequence[str] | None,
-    names: Sequence[str] | None,
-) -> None:
-    """Raises ConfigError with every choice that the collection does not have."""
-    where = "build.collection"
-    every = {task.name: task for task in starter_tasks()}
-    codes = {task.language for task in every.values()}
-    problems = []
-    if name != "starter":
-        problems.append(Problem(f"no collection is named {name!r}", f"{where} name", nearest(name, ["starter"])))
-    for code in languages or ():
-        if code not in codes:
-            problems.append(Problem(f"no row is in {code!r}", f"{where} languages", nearest(code, codes)))
-    if names is not None and "tasks" not in kinds:
-        fix = "add `tasks` to `kinds`, or leave the names out"
-        problems.append(Problem("names of tasks, but `kinds` has no tasks", f"{where} tasks", fix))
-    for wanted in names or ():
-        if wanted not in every:
-            problems.append(Problem(f"no task is named {wanted!r}", f"{where} tasks", nearest(wanted, every)))
-        elif split not in (None, split_of(every[wanted])):
-            what = f"the task {wanted!r} is on the side {split_of(every[wanted])!r} of the split, not {split!r}"
-            problems.append(Problem(what, f"{where} tasks", "change `split` or leave the task out"))
-    if problems:
-        raise ConfigError(problems)

@@ -25,7 +25,7 @@ from shinan.build.task_split import (
     told,
 )
 from shinan.core.dataset import Judged
-from shinan.core.errors import ConfigError, DataError, Problem, nearest
+from shinan.core.errors import DataError, Problem, nearest
 from shinan.core.example import Example, Message, Provenance, assistant
 from shinan.core.hashing import derive_seed, file_sha256
 from shinan.core.registry import register
@@ -64,7 +64,17 @@ def _content(params: Mapping[str, Any]) -> list[list[str]]:
     return found
 
 
-@register("build", "natural_instructions", version=1, content=_content)
+def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
+    """Every option that would have no effect beside the others."""
+    if params["split"] == "all" and params["heldout_categories"] is not None:
+        yield Problem("no effect with `split: all`", "heldout_categories", "remove it")
+    if params["layout"] != "tk_instruct" and params["wordings"] > 1:
+        yield Problem(f"no effect with `layout: {params['layout']}`", "wordings", "remove one of the two")
+    if params["max_tokens"] is not None and params["tokenizer"] is None:
+        yield Problem("no tokenizer to count with", "max_tokens", "add `tokenizer`, best the model that is tuned")
+
+
+@register("build", "natural_instructions", version=1, content=_content, check=_unfit)
 def natural_instructions(
     seed: int,
     *,
@@ -109,11 +119,10 @@ def natural_instructions(
         licence: of instances whose file names none.
 
     Raises:
-        ConfigError: options that exclude each other, or an unknown task or category.
+        ConfigError: an unknown task or category.
         DataError: there are no task files, the table cannot be used, or no row is left. Any other fault drops a row, or
             a whole task as one row.
     """
-    _check_options(split, heldout_categories, layout, wordings, tokenizer, max_tokens)
     files = _files(path)
     heads = read_heads(files, read_table(table), split, counted=limit is not None)
     side = side_of(heads, split, heldout_categories or HELDOUT_CATEGORIES)
@@ -147,27 +156,6 @@ def _counted(rows: Iterator[Judged], files: int) -> Iterator[Judged]:
         reasons = ", ".join(f"{reason} {n}" for reason, n in tally.dropped.most_common(5)) or "no task is on that side"
         fix = "see whether `split` and the categories fit these files, and read one of the files"
         raise DataError(f"no row is left of {files} task files ({reasons})", where=f"{WHERE} path", fix=fix)
-
-
-def _check_options(
-    split: Split,
-    categories: Sequence[str] | None,
-    layout: Layout,
-    wordings: int,
-    tokenizer: str | None,
-    max_tokens: int | None,
-) -> None:
-    """Raises ConfigError with every option that would have no effect."""
-    problems = []
-    if split == "all" and categories is not None:
-        problems.append(Problem("no effect with `split: all`", f"{WHERE} heldout_categories", "remove it"))
-    if layout != "tk_instruct" and wordings > 1:
-        problems.append(Problem(f"no effect with `layout: {layout}`", f"{WHERE} wordings", "remove one of the two"))
-    if max_tokens is not None and tokenizer is None:
-        fix = "add `tokenizer`, best the model that is tuned"
-        problems.append(Problem("no tokenizer to count with", f"{WHERE} max_tokens", fix))
-    if problems:
-        raise ConfigError(problems)
 
 
 def _files(path: str | Sequence[str]) -> list[Path]:

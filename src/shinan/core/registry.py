@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -24,6 +24,7 @@ from shinan.core.config import problems_of
 from shinan.core.errors import ConfigError, Problem, RunError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
+Check = Callable[[Mapping[str, Any]], Iterable[Problem]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Component:
         function: the function itself.
         content: what it reads from outside its parameters (files, collections), as a JSON-able value: part of every
             cache key too, so that edited data is never taken for the old.
+        check: what is wrong with parameters of the right types: names that do not exist, options that exclude each
+            other. `where` of each problem is a parameter's name.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class Component:
     version: int
     function: Callable[..., Any]
     content: Callable[[Mapping[str, Any]], Any] | None = None
+    check: Check | None = None
 
     @property
     def summary(self) -> str:
@@ -84,11 +88,16 @@ _TABLE: dict[tuple[str, str], Component] = {}
 
 
 def register(
-    kind: str, name: str, *, version: int = 1, content: Callable[[Mapping[str, Any]], Any] | None = None
+    kind: str,
+    name: str,
+    *,
+    version: int = 1,
+    content: Callable[[Mapping[str, Any]], Any] | None = None,
+    check: Check | None = None,
 ) -> Callable[[F], F]:
     """Decorator: enter a function under (kind, name). Keyword-only parameters are the recipe's options.
 
-    `version` and `content`: see `Component`. Raises ValueError if another function already has that name.
+    `version`, `content` and `check`: see `Component`. Raises ValueError if another function already has that name.
     """
 
     def enter(function: F) -> F:
@@ -99,7 +108,7 @@ def register(
         )
         if old and not same:
             raise ValueError(f"two components named {kind}.{name}: {old.function!r} and {function!r}")
-        _TABLE[kind, name] = Component(kind, name, version, function, content)
+        _TABLE[kind, name] = Component(kind, name, version, function, content, check)
         return function
 
     return enter
@@ -134,7 +143,8 @@ def lookup(kind: str, name: str, *, where: str = "") -> Component:
 def bind(kind: str, name: str, params: Mapping[str, Any], *, where: str = "") -> Bound:
     """Validate `params` against the component's keyword-only parameters.
 
-    Raises ConfigError naming every unknown, missing or mistyped parameter, each with `where` and its name.
+    Raises ConfigError naming every unknown, missing or mistyped parameter, or then all that its `check` finds, each
+    with `where` and its name.
     """
     component = lookup(kind, name, where=where)
     fields: dict[str, Any] = {}
@@ -150,4 +160,8 @@ def bind(kind: str, name: str, params: Mapping[str, Any], *, where: str = "") ->
     except ValidationError as error:
         problems = problems_of(error, model, params, lambda path: f"{where} {'.'.join(map(str, path))}".lstrip())
         raise ConfigError(problems) from None
-    return Bound(component, {key: getattr(checked, key) for key in fields})
+    bound = Bound(component, {key: getattr(checked, key) for key in fields})
+    wrong = list(component.check(bound.params)) if component.check else []
+    if wrong:
+        raise ConfigError([problem._replace(where=f"{where} {problem.where}".lstrip()) for problem in wrong])
+    return bound

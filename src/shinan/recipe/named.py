@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from shinan import formats
-from shinan.build.collection import collection
 from shinan.core.dataset import read_dropped, read_rows
 from shinan.core.errors import ConfigError, DataError, Problem, RunError, nearest
 from shinan.core.example import Example
+from shinan.core.registry import bind
 from shinan.core.verdict import Verdict
 from shinan.models.card import CARD, load_card
 from shinan.models.chat import ChatFormat, chat_format, default_format
@@ -62,7 +62,8 @@ def rows_of(source: str) -> list[Example]:
     """
     if source.startswith(COLLECTION):
         name, *parts = source.removeprefix(COLLECTION).split("/")
-        return collection(0, name=name, **_choice(source, parts))
+        rows: list[Example] = bind("build", "collection", {"name": name, **_choice(source, parts)}, where=source)(0)
+        return rows
     if Path(source).is_dir():
         return read_rows(_stage(Path(source)))
     return formats.read(source)

@@ -7,6 +7,7 @@ import pytest
 from shinan.build.distil.dialogue import dialogue, self_chat, transcript
 from shinan.core.errors import ConfigError
 from shinan.core.example import Message, assistant, user
+from shinan.core.registry import bind
 from shinan.models.fake import FakeGenerator
 from shinan.models.generator import Request
 from tests.build.rows import asked, kept, reasons, task
@@ -128,7 +129,7 @@ def test_an_unusable_answer_drops_the_conversation_and_nobody_is_asked_on() -> N
 
 def test_rounds_the_wrong_way_round_are_told() -> None:
     with pytest.raises(ConfigError, match=r"fewest \(5\) is more than most \(2\)"):
-        list(dialogue(1, SEEDS, teacher=FakeGenerator(), asker=FakeGenerator(), fewest=5, most=2))
+        bind("build", "dialogue", {"teacher": FakeGenerator(), "asker": FakeGenerator(), "fewest": 5, "most": 2})
 
 
 def test_replies_have_seeds_of_their_own() -> None:

@@ -9,6 +9,7 @@ import pytest
 from shinan.build.improve.choose import best_of, preferences
 from shinan.core.errors import ConfigError
 from shinan.core.example import assistant
+from shinan.core.registry import bind
 from shinan.models.fake import FakeGenerator
 from shinan.models.generator import Request, Sampling
 from tests.build.rows import asked, kept, reasons, task
@@ -108,9 +109,9 @@ def test_prompts_without_a_pair(texts: Sequence[str], margin: float, reason: str
 @pytest.mark.parametrize("values", [{}, {"scorer": "exact_match", "judge": FakeGenerator()}])
 def test_one_way_of_valuing_is_needed(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="give one of `scorer` and `judge`"):
-        list(best_of(1, [ROW], teacher=answers("4"), **values))  # type: ignore[arg-type]
+        bind("build", "best_of", {"teacher": answers("4"), **values})
 
 
 def test_a_scorer_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match=r"no scorer is named 'exact_macht'\n  do this: did you mean 'exact_match'"):
-        list(best_of(1, [ROW], teacher=answers("4"), scorer="exact_macht"))
+        bind("build", "preferences", {"teacher": answers("4"), "scorer": "exact_macht"})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveInt
 
@@ -15,7 +16,7 @@ from shinan.build.faults import truncated, unanswered, unusable
 from shinan.build.prompts import PLAIN, Prompt
 from shinan.build.teachers import Model, content
 from shinan.core.dataset import Judged
-from shinan.core.errors import ConfigError, Problem
+from shinan.core.errors import Problem
 from shinan.core.example import Example, Message, assistant, system, user
 from shinan.core.hashing import derive_seed
 from shinan.core.registry import register
@@ -115,7 +116,13 @@ class Talk:
         return not self.verdict and len(self.turns) < 2 * self.rounds
 
 
-@register("build", "dialogue", version=2, content=content((PLAIN, ASKER), "teacher", "asker"))
+def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
+    fewest, most = params["fewest"], params["most"]
+    if fewest > most:
+        yield Problem(f"fewest ({fewest}) is more than most ({most})", "fewest", "swap them")
+
+
+@register("build", "dialogue", version=2, content=content((PLAIN, ASKER), "teacher", "asker"), check=_unfit)
 def dialogue(
     seed: int,
     rows: Sequence[Example],
@@ -148,12 +155,9 @@ def dialogue(
         max_new_tokens: the longest turn; a conversation with an answer that is cut is dropped.
 
     Raises:
-        ConfigError: `fewest` is more than `most`.
         DataError: no row has a prompt.
         ModelError, RunError: a model cannot be opened.
     """
-    if fewest > most:
-        raise ConfigError([Problem(f"fewest ({fewest}) is more than most ({most})", "build.dialogue", "swap them")])
     author = Author.of("dialogue", teacher, seed, budget=budget)
     other = Author.of("dialogue/asker", asker, seed)
     sampling = Sampling(max_new_tokens, temperature)

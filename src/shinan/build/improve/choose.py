@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -39,7 +39,19 @@ class Candidate(NamedTuple):
         return self.reply.text.strip()
 
 
-@register("build", "best_of", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"))
+def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether there is one way to value answers."""
+    scorer = params["scorer"]
+    if (scorer is None) == (params["judge"] is None):
+        yield Problem("answers are valued by a scorer or by a judge", "scorer", "give one of `scorer` and `judge`")
+    elif scorer is not None:
+        try:
+            bind("scorer", scorer, {}, where="scorer")
+        except ConfigError as error:
+            yield from error.problems
+
+
+@register("build", "best_of", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"), check=_unfit)
 def best_of(
     seed: int,
     rows: Sequence[Example],
@@ -75,7 +87,6 @@ def best_of(
         max_new_tokens: the longest answer; one that is cut is dropped.
 
     Raises:
-        ConfigError: neither a scorer nor a judge, or both, or no scorer has that name.
         DataError: no row has a prompt.
         ModelError, RunError: a model cannot be opened.
     """
@@ -101,7 +112,7 @@ def best_of(
                 yield replace(made, targets=row.targets, scores={scorer or "judge": value})
 
 
-@register("build", "preferences", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"))
+@register("build", "preferences", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"), check=_unfit)
 def preferences(
     seed: int,
     rows: Sequence[Example],
@@ -167,9 +178,6 @@ def _candidate(reply: Reply, value: float | Verdict) -> Candidate:
 
 
 def _score(author: Author, scorer: str | None, judge: Model | None) -> Score:
-    if (scorer is None) == (judge is None):
-        what = "answers are valued by a scorer or by a judge"
-        raise ConfigError([Problem(what, f"build.{author.method}", "give one of `scorer` and `judge`")])
     if judge is not None:
         judging = Author.of(f"{author.method}/judge", judge, author.seed)
 
@@ -180,7 +188,7 @@ def _score(author: Author, scorer: str | None, judge: Model | None) -> Score:
             return [score_of(reply) for reply in judging.answers(asks)]
 
         return judged
-    values = bind("scorer", scorer or "", {}, where=f"build.{author.method} scorer")()
+    values = bind("scorer", scorer or "", {})()
 
     def scored(pairs: Sequence[tuple[Example, Reply]]) -> list[float | Verdict]:
         found: list[float | Verdict] = []
