@@ -57,8 +57,8 @@ def test_it_answers_and_stops_within_seconds(place: Path, sent: signal.Signals, 
             assert reply.usage is not None
             assert reply.usage.completion_tokens == 3
             stream = asking.chat.completions.create(
-                model="tiny:decoder", messages=TALK, max_tokens=2000, stream=True, temperature=0
-            )
+                model="tiny:decoder", messages=TALK, max_tokens=2000, n=128, stream=True, temperature=0
+            )  # more than can be written while it stops
             next(iter(stream))
             process.send_signal(sent)
             began = time.monotonic()

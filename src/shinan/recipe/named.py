@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import shinan.build.collection  # noqa: F401  registers the component
 from shinan import formats
 from shinan.core.dataset import read_dropped, read_rows
 from shinan.core.errors import ConfigError, DataError, Problem, RunError, nearest
