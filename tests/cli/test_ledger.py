@@ -146,7 +146,7 @@ def test_a_refused_key_is_a_sentence(shinan: Shinan, asked: tuple[str, ...], ser
 
 @pytest.mark.promise10
 def test_options_of_endpoints_are_refused_elsewhere(shinan: Shinan, place: Path) -> None:
-    for option in (("--budget", "3"), ("--retry-failed",), ("--estimate",), ("--concurrency", "2")):
+    for option in (("--budget", "3"), ("--retry-failed",), ("--estimate",), ("--concurrency", "2"), ("--timeout", "9")):
         done = shinan("eval", "tiny:decoder", *option)
         assert done.code == 2
         assert "is for endpoints only" in done.err
@@ -173,3 +173,11 @@ def test_an_evaluation_by_an_endpoint_is_compared_with_another(shinan: Shinan, a
     done = shinan("compare", "runs/eval-scripted-on-asked", "runs/again")
     assert done.code == 0
     assert "0 better, 0 worse, 30 the same" in done.out
+
+
+@pytest.mark.promise10
+def test_an_evaluation_is_kept_among_the_runs(shinan: Shinan, place: Path) -> None:
+    done = shinan("eval", "tiny:decoder", "--name", "../up")
+    assert done.code == 2
+    assert "names no folder" in done.err
+    assert not (place.parent / "up").exists()

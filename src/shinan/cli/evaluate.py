@@ -53,8 +53,12 @@ def evaluate(
     from shinan.models.open import FREELY, Terms
     from shinan.recipe.measure import HELDOUT, forecast, measure
     from shinan.recipe.named import model_name
-    from shinan.recipe.schema import load_recipe
+    from shinan.recipe.schema import folder_name, load_recipe
 
+    try:
+        name = name and folder_name(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--name") from None
     terms = Terms(price=price, budget=budget, concurrency=concurrency, retry_failed=retry_failed, timeout=timeout)
     if not is_endpoint(model) and (terms != FREELY or estimate):
         options = "--price, --budget, --concurrency, --retry-failed, --timeout, --estimate"

@@ -20,13 +20,14 @@ from shinan.train.settings import TuneSettings
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def _id(text: str) -> str:
+def folder_name(text: str) -> str:
+    """The text, if folders and files can be called by it. Raises ValueError."""
     if not _ID.fullmatch(text):
         raise ValueError(f"{text!r} names no folder: use lower-case letters, digits, - and _")
     return text
 
 
-Id = Annotated[str, AfterValidator(_id)]
+Id = Annotated[str, AfterValidator(folder_name)]
 """A name that folders and files are called by."""
 
 
