@@ -414,6 +414,19 @@ class TestGuesses:
         assert any(0 < right < guessed for guessed, right in made)
         assert any(right == 0 for _, right in made)
 
+    @pytest.mark.parametrize("slots", [24, 70])
+    def test_many_rows_come_while_others_guess(
+        self, slots: int, fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = random.Random(1)
+        prompts = [[2, *(source.randrange(3, 200) for _ in range(source.randrange(1, 6)))] for _ in range(90)]
+        plain = [_row(prompt, source.randrange(2, 20)) for prompt in prompts]
+        decode(fresh(), plain, slots=slots)
+        Oracle(plain, lambda: 9).install(monkeypatch)
+        rows = [_row(list(row.prompt), row.sampling.max_new_tokens) for row in plain]
+        decode(fresh(), rows, slots=slots)
+        assert [row.ids for row in rows] == [row.ids for row in plain]
+
     def test_right_guesses_save_steps(self, fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
         plain = _row(_PROMPTS[0], 13)
         decode(fresh(), [plain])

@@ -36,7 +36,7 @@ _AHEAD = 256  # waiting rows in which shared beginnings are looked for
 _RECENT = 32  # and rows that came before
 _WORTH = 64  # tokens that a shared prefix must save to be kept, over the rows that are known to share it
 _SHORT = 8  # a shared beginning shorter than this is computed again
-_TOGETHER = ROWS  # tokens of running rows a step, guesses included: with more, a product costs the more
+_TOGETHER = ROWS  # states a step that logits are made of, guesses included: with more, a product costs the more
 
 
 class TokenFilter(Protocol):
@@ -262,8 +262,11 @@ class DecodeLoop:
         their final hidden states [n, d], after the newest token of each and after each one that was guessed."""
         packing = Packing(self._shape.device)
         decoding = {id(running.lane): running for running in self._running if running.row.ids}
+        left = _TOGETHER - (
+            len(self._running) - len(decoding)
+        )  # a prompt may come to its end, and then has a state, too
         for running in decoding.values():
-            self._pools.settle(running.lane, running.feed(_TOGETHER // len(decoding) - 1))
+            self._pools.settle(running.lane, running.feed(max(left // len(decoding) - 1, 0)))
         done: list[_Running] = []
         for pool in self._pools.used:
             rows = [decoding[id(lane)] for lane in pool.lanes]
