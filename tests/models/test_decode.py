@@ -453,12 +453,13 @@ class TestGuesses:
 
 
 class TestBf16:
-    def test_a_turned_product_is_the_same(self) -> None:
+    @pytest.mark.parametrize("rows", [1, 2, 5])
+    def test_a_turned_product_is_the_same(self, rows: int) -> None:
         source = torch.Generator().manual_seed(0)
         layer = torch.nn.Linear(96, 48, dtype=torch.bfloat16)
-        x = torch.randn(1, 5, 96, generator=source).bfloat16()
+        x = torch.randn(1, rows, 96, generator=source).bfloat16()
         exact = layer(x)
-        with narrow_products(layer, 5):
+        with narrow_products(layer, rows):
             assert "forward" in layer.__dict__
             turned = layer(x)
         assert "forward" not in layer.__dict__
@@ -466,8 +467,8 @@ class TestBf16:
 
     def test_logits_are_the_heads(self) -> None:
         source = torch.Generator().manual_seed(0)
-        weight, x = torch.randn(70, 32, generator=source), torch.randn(3, 32, generator=source)
-        for softcap in (0.0, 2.0):
+        weight, states = torch.randn(70, 32, generator=source), torch.randn(3, 32, generator=source)
+        for softcap, x in ((0.0, states), (2.0, states), (0.0, states[:1])):
             exact = x @ weight.T
             exact = softcap * (exact / softcap).tanh() if softcap else exact
             torch.testing.assert_close(Head(weight, softcap).logits(x), exact)

@@ -262,9 +262,8 @@ class DecodeLoop:
         their final hidden states [n, d], after the newest token of each and after each one that was guessed."""
         packing = Packing(self._shape.device)
         decoding = {id(running.lane): running for running in self._running if running.row.ids}
-        left = _TOGETHER - (
-            len(self._running) - len(decoding)
-        )  # a prompt may come to its end, and then has a state, too
+        # a prompt may come to its end in this step, and then has a state, too
+        left = _TOGETHER - (len(self._running) - len(decoding))
         for running in decoding.values():
             self._pools.settle(running.lane, running.feed(max(left // len(decoding) - 1, 0)))
         done: list[_Running] = []

@@ -69,6 +69,7 @@ class Pool:
 @register(
     "build",
     "self_instruct",
+    version=2,
     content=content((TASKS, CLASSIFICATION_TASKS, IS_CLASSIFICATION, INPUT_FIRST, OUTPUT_FIRST), "teacher"),
 )
 def self_instruct(
