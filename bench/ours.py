@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 import torch
 
-from bench.peers.measure import RATES, UNTOLD, peak_gb, rising
+from bench.peers.measure import RATES, UNTOLD, peak_gb, timed
 from bench.workloads import Row, Workload, load
 from shinan.models import head
 from shinan.models.attention import Backend
@@ -44,7 +44,7 @@ from shinan.train.sft import sft
 from shinan.train.step import add_gradients
 
 _ABLATIONS = ("sharing", "labels", "filter")
-_COURSES = ("constant", "rising", "recipe")
+_COURSES = ("constant", "timed", "recipe")
 _CAPACITY = {"cpu": 2048, "cuda": 16_384}  # what the engine chooses where memory allows
 
 
@@ -78,10 +78,12 @@ def _train(chosen: argparse.Namespace, workload: Workload, steps: Sequence[Seque
         prepared = time.perf_counter() - start
         decoder.arrange(checkpoint=False, compiled=chosen.compile)
         optimiser = make_optimiser(chosen.optimiser, masters, 0.0)
+        begun = time.time()
         done, losses, computed, stamps, busy = [], [], [], [time.perf_counter()], [time.process_time()]
         for number, step in enumerate(cycle(steps) if chosen.until else steps):
+            rate = _rate(chosen, number, len(steps), begun)
             for group in optimiser.param_groups:
-                group["lr"] = _rate(chosen, number, len(steps))
+                group["lr"] = rate
             summed = add_gradients(decoder, objective, step, _CAPACITY[device.type], masters)
             masters.clip(1.0)
             optimiser.step()
@@ -150,12 +152,12 @@ def _useful(decoder: Decoder, method: str, computed: int, labelled: int) -> floa
     return float(factor * (blocks * computed + large * labelled))
 
 
-def _rate(chosen: argparse.Namespace, step: int, steps: int) -> float:
+def _rate(chosen: argparse.Namespace, step: int, steps: int, begun: float) -> float:
     peak = RATES[chosen.method]
     if chosen.rate == "recipe":
         usual = TuneSettings()
         return learning_rate(step, steps, peak, usual.warmup, usual.schedule)
-    return peak * rising(step) if chosen.rate == "rising" else peak
+    return peak * timed(step, begun, chosen.until) if chosen.rate == "timed" else peak
 
 
 def _options() -> argparse.Namespace:
@@ -171,7 +173,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-rows", type=int)
     parser.add_argument("--warmup", type=int, default=1, help="steps before the steady state")
     parser.add_argument(
-        "--rate", choices=_COURSES, default="constant", help="its course; recipe: as tuning has it by default"
+        "--rate",
+        choices=_COURSES,
+        default="constant",
+        help="timed: down to 0 at --until; recipe: as tuning has it",
     )
     parser.add_argument("--until", type=float)
     parser.add_argument("--save", type=Path)

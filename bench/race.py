@@ -9,10 +9,10 @@ one pass over it takes minutes). Behind two worked examples the untuned model, i
 better than after a short tuning (bench/results/task-variety.json), so that there would be no gain to compare.
 
 Both sides train LoRA at the recipe's rank, rate and batch on the same token ids and labels in the same order, drawn by
-the seed, round and round. The rate rises over three steps and then stays, for where a decaying one should end is not
-known beforehand. TRL runs as it was found fastest on N rows of these data (`--search`, else the last such search, else
-that of `bench.tuning`); where it packs, its steps hold the same number of tokens on average, in random order. Sides
-take turns, seed by seed, each in a process of its own.
+the seed, round and round. The rate rises over three steps and falls to 0 with the time that is left, so that both sides
+end as with a schedule made for their number of steps. TRL runs as it was found fastest on N rows of these data
+(`--search`, else the last such search, else that of `bench.tuning`); where it packs, its steps hold the same number of
+tokens on average, in random order. Sides take turns, seed by seed, each in a process of its own.
 
 The clock starts when the process does: imports, loading, packing, compiling (with an empty cache) and training count;
 a step that was begun in time is finished, which is worth more to the side with longer steps. Saving does not count.
@@ -153,7 +153,7 @@ def _pair(recipe: Recipe, seed: int, place: Path, chosen: argparse.Namespace) ->
         "ours": [sys.executable, "-m", "bench.ours", str(path), str(model), "--method", recipe.tune.method],
         "peer": peer.command(best(f"race-{peer.method}", f"sft-{peer.method}")),
     }
-    commands["ours"] += ["--rate", "rising", *(["--compile"] if 60 * chosen.minutes >= COMPILES else [])]
+    commands["ours"] += ["--rate", "timed", *(["--compile"] if 60 * chosen.minutes >= COMPILES else [])]
     found: dict[str, Any] = {"seed": seed}
     for side, command in commands.items():
         folder = place / f"{side}-{seed}-{chosen.minutes:g}"

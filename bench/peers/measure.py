@@ -35,9 +35,13 @@ _ENDLESS = 10_000  # epochs
 _RISE = 3  # steps: under a time limit a slow side makes few, and a share of them is not known before the end
 
 
-def rising(step: int) -> float:
-    """The share of the peak rate at `step` (from 0) under a time limit, on both sides: linear, then constant."""
-    return min(1.0, (step + 1) / _RISE)
+def timed(step: int, begun: float, until: float) -> float:
+    """The share of the peak rate at `step` (from 0) under a time limit, on both sides.
+
+    It rises over the first steps, and falls to 0 with the time from `begun`, when training began, to `until`.
+    """
+    left = (until - time.time()) / max(until - begun, 1e-9)
+    return min(1.0, (step + 1) / _RISE) * min(1.0, max(0.0, left))
 
 
 def options(
@@ -58,7 +62,7 @@ def options(
     parser.add_argument("--max-rows", type=int, help="only the first rows of the workload")
     parser.add_argument("--warmup", type=int, default=1, help="steps before the steady state")
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--until", type=float, help="begin no step after it (seconds since 1970); the rate rises first")
+    parser.add_argument("--until", type=float, help="begin no step after it (seconds since 1970); the rate ends at 0")
     parser.add_argument("--save", type=Path, help="folder for the adapter, or for all weights")
     for flag in flags:
         parser.add_argument(flag, action="store_true")
@@ -142,14 +146,15 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 class _Limit(TrainerCallback):  # type: ignore[misc]
-    """Ends training at a moment, and lets the rate rise over the first steps."""
+    """Ends training at a moment, and lets the rate follow the time."""
 
     def __init__(self, until: float, peak: float) -> None:
-        self._until, self._peak = until, peak
+        self._begun, self._until, self._peak = time.time(), until, peak
 
     def on_step_begin(self, _: Any, state: Any, __: Any, **given: Any) -> None:
+        rate = self._peak * timed(state.global_step, self._begun, self._until)
         for group in given["optimizer"].param_groups:
-            group["lr"] = self._peak * rising(state.global_step)
+            group["lr"] = rate
 
     def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
         control.should_training_stop = time.time() >= self._until

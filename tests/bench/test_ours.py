@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from bench import ours
-from bench.peers.measure import rising
 
 
 def test_under_a_time_limit_it_goes_round_and_keeps_what_it_learned(
@@ -30,7 +29,7 @@ def test_under_a_time_limit_it_goes_round_and_keeps_what_it_learned(
         result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
         return result
 
-    found = run("--rate", "rising", "--until", "5", "--save", str(tmp_path / "adapter"))
+    found = run("--rate", "timed", "--until", "12", "--save", str(tmp_path / "adapter"))
     assert found["steps"] == len(found["losses"]) == 6
     assert found["tokens"] == 8 * 6
     assert found["losses"][-1] < found["losses"][0]
@@ -39,13 +38,15 @@ def test_under_a_time_limit_it_goes_round_and_keeps_what_it_learned(
     assert run()["steps"] == 2
 
 
-def test_courses_of_the_rate() -> None:
+def test_courses_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     def course(name: str) -> list[float]:
-        chosen = argparse.Namespace(method="lora", rate=name)
-        return [ours._rate(chosen, step, 40) / 5e-4 for step in range(40)]
+        seconds = itertools.count(100)
+        monkeypatch.setattr("time.time", lambda: next(seconds))
+        chosen = argparse.Namespace(method="lora", rate=name, until=120.0)
+        return [ours._rate(chosen, step, 40, 100.0) / 5e-4 for step in range(40)]
 
     assert course("constant") == [1.0] * 40
-    assert course("rising")[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
-    assert [rising(step) for step in range(40)] == pytest.approx(course("rising"))
+    assert course("timed")[:4] == pytest.approx([1 / 3, 19 / 20 * 2 / 3, 18 / 20, 17 / 20])
+    assert course("timed")[20:] == [0.0] * 20
     assert course("recipe")[:2] == pytest.approx([0.5, 1])
     assert course("recipe")[-1] < 0.01
