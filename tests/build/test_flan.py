@@ -18,6 +18,7 @@ from shinan.core.errors import ConfigError, DataError
 from shinan.core.example import Example
 from shinan.core.registry import bind
 from shinan.core.verdict import Verdict
+from shinan.formats.annotated import set_path
 from shinan.models.sources import resolve
 from shinan.models.tokenizer import Tokenizer
 from tests.build.flan_data import published, write
@@ -164,21 +165,21 @@ def test_a_field_that_no_row_has_is_a_mistake_of_the_mapping(tmp_path: Path) -> 
         (
             {"fields": {"premis": "p", "hypothesis": "h", "label": "l"}, "prompts": "fr", "cot": 0.5},
             [
-                "build.flan prompts: the shape nli has no templates in 'fr' -> "
-                "use one of: en, ja Say with `prompts` in which language to ask",
-                "build.flan fields premis: the shape nli has no field 'premis' -> did you mean 'premise'?",
-                "build.flan fields: the shape nli needs the field 'premise' -> name its column: what is taken as given",
+                "prompts: the shape nli has no templates in 'fr' -> "
+                "use one of: en, ja; say with `prompts` in which language to ask",
+                "fields premis: the shape nli has no field 'premis' -> did you mean 'premise'?",
+                "fields: the shape nli needs the field 'premise' -> name its column: what is taken as given",
             ],
         ),
         (
             {"cot": 0.5},
-            ["build.flan cot: there is no rationale to ask for -> map the field 'rationale'"],
+            ["cot: there is no rationale to ask for -> map the field 'rationale'"],
         ),
         (
             {"shape": "summarisation", "fields": {"document": "p", "summary": "h"}, "cot": 1.0, "labels": ["a"]},
             [
-                "build.flan cot: the shape summarisation has no chain of thought -> take `cot` out",
-                "build.flan labels: the shape summarisation has no labels -> take `labels` out",
+                "cot: the shape summarisation has no chain of thought -> take `cot` out",
+                "labels: the shape summarisation has no labels -> take `labels` out",
             ],
         ),
         (
@@ -188,18 +189,33 @@ def test_a_field_that_no_row_has_is_a_mistake_of_the_mapping(tmp_path: Path) -> 
                 "styles": {"few_shot_options": 0.0},
             },
             [
-                "build.flan styles few_shot_options: the shape summarisation has no options to show -> "
+                "styles few_shot_options: the shape summarisation has no options to show -> "
                 "use `zero_shot` and `few_shot`",
-                "build.flan styles: no style has a weight above 0 -> "
+                "styles: no style has a weight above 0 -> "
                 "name some of: zero_shot_options, zero_shot, few_shot_options, few_shot",
+            ],
+        ),
+        (
+            {
+                "styles": {"zero_shot": 1.0},
+                "shots": [2],
+                "tokenizer": "tiny:decoder",
+                "kind": "jsonl",
+                "rows": "hub:a/b",
+            },
+            [
+                "shots: no effect without a few-shot style -> remove it, or give `few_shot` a weight",
+                "tokenizer: no effect without a few-shot style -> remove it, or give `few_shot` a weight",
+                "kind: no effect on a hub dataset -> remove it",
             ],
         ),
     ],
 )
-def test_what_does_not_fit_the_shape_is_told_at_once(tmp_path: Path, more: dict[str, Any], told: list[str]) -> None:
-    path = write(tmp_path / "rows.jsonl", [row(0)])
+def test_what_does_not_fit_the_shape_is_told_at_once_before_anything_runs(
+    more: dict[str, Any], told: list[str]
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        flan(0, rows=path, **(NLI | more))
+        bind("build", "flan", NLI | {"rows": "rows.jsonl"} | more)
     assert [f"{p.where}: {p.what} -> {p.fix}" for p in caught.value.problems] == told
 
 
@@ -215,10 +231,25 @@ def test_a_recipe_gets_a_sentence_for_what_it_mistypes() -> None:
 @pytest.mark.promise10
 def test_an_unknown_shape_or_file_gets_the_nearest(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [row(0)])
-    with pytest.raises(ConfigError, match=r"no shape is named 'nil'\n  do this: did you mean 'nli'\?"):
-        flan(0, rows=path, **(NLI | {"shape": "nil"}))
+    with pytest.raises(ConfigError, match=r"^shape: no shape is named 'nil'\n  do this: did you mean 'nli'\?$"):
+        bind("build", "flan", NLI | {"rows": path, "shape": "nil"})
     with pytest.raises(DataError, match=r"no such file\n  do this: did you mean 'rows.jsonl'\?"):
         flan(0, rows=path.replace("rows", "row"), **NLI)
+
+
+@pytest.mark.promise10
+def test_faults_of_a_set_of_the_users_own_are_told_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = Path(set_path("nli")).read_text("utf-8")
+    path.write_text(
+        text.replace("{{ premise }}", "{{ premiss }}", 1).replace("answer: label", "answer: lable"), "utf-8"
+    )
+    with pytest.raises(
+        ConfigError, match=r"^r\.yaml:3 shape .*mine\.yaml:\d+: answer: 'answer' names no field: 'lable'"
+    ):
+        bind("build", "flan", NLI | {"rows": "rows.jsonl", "shape": str(path)}, where="r.yaml:3")
+    with pytest.raises(ConfigError, match=r"shape .*mien\.yaml: no such file\n  do this: did you mean 'mine\.yaml'"):
+        bind("build", "flan", NLI | {"rows": "rows.jsonl", "shape": str(tmp_path / "mien.yaml")})
 
 
 # ---- order, growth, memory ----

@@ -298,6 +298,35 @@ def test_options_that_leave_nothing_are_told(source: Source, tmp_path: Path) -> 
 
 
 @pytest.mark.promise10
+def test_template_files_that_are_there_are_looked_at_before_anything_runs(source: Source, tmp_path: Path) -> None:
+    turned = templates(tmp_path / "turned" / "templates.yaml", "o", ["turned"])
+    (tmp_path / "empty").mkdir()
+    sources = [
+        {"templates": str(tmp_path / "fod"), "rows": "hub:a/b"},
+        {"templates": str(tmp_path / "none" / "food"), "rows": "later.jsonl"},  # not fetched yet
+        {"templates": turned, "rows": "hub:c/d"},
+        {"templates": source.templates, "rows": "hub:c/d"},
+        {"templates": str(tmp_path / "empty"), "rows": "hub:e/f"},
+    ]
+    with pytest.raises(ConfigError) as caught:
+        bind("build", "p3", {"sources": sources, "original_task": True, "cap": 2}, where="r.yaml:8")
+    assert [f"{p.where}: {p.what} -> {p.fix}" for p in caught.value.problems] == [
+        f"r.yaml:8 sources.0.templates: no templates.yaml at '{tmp_path}/fod' -> did you mean 'food'?",
+        f"r.yaml:8 sources.4.templates: no templates.yaml at '{tmp_path}/empty' -> "
+        "name a folder that has a templates.yaml in it",
+        "r.yaml:8 sources: 2 sources have the rows 'hub:c/d' -> name a folder that holds the templates of both",
+        f"r.yaml:8 original_task: no template of '{turned}' asks for the original task -> "
+        "leave the source or the option out",
+        f"r.yaml:8 cap: '{source.templates}' has 3 templates, so that a cap of 2 gives each no row -> raise it",
+    ]
+    Path(turned).write_text("dataset: x\ntemplates: [\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"^r\.yaml:8 sources .*templates\.yaml:3: not valid YAML"):
+        bind("build", "p3", {"sources": [{"templates": turned, "rows": "hub:c/d"}]}, where="r.yaml:8")
+    # one that can be used is enough: the other is told by a dropped row
+    bind("build", "p3", {"sources": [{"templates": turned, "rows": "x"}, {"templates": source.templates, "rows": "y"}]})
+
+
+@pytest.mark.promise10
 def test_no_row_that_fits_is_told_with_the_first_reason(source: Source, tmp_path: Path) -> None:
     path = rows_file(tmp_path / "other.jsonl", [{"sentence": "soup"}] * 3)
     with pytest.raises(DataError) as caught:

@@ -41,7 +41,26 @@ def _content(params: Mapping[str, Any]) -> list[str]:
     return hashes
 
 
-@register("build", "flan", version=2, content=_content)
+def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything that does not fit the shape or that would have no effect."""
+    try:
+        made = load_set(set_path(params["shape"]))
+    except ConfigError as error:
+        yield from (problem._replace(where=f"shape {problem.where}".rstrip()) for problem in error.problems)
+        return
+    spoken = params["prompts"] or params["language"]
+    yield from _style_faults(made, params["styles"])
+    yield from _few_shot_faults(params)
+    yield from _prompt_faults(made, params["fields"], spoken, params["cot"])
+    try:
+        reading(made, params["fields"], params["values"] or {}, params["labels"])
+    except ConfigError as error:
+        yield from error.problems
+    if params["kind"] and params["rows"].startswith("hub:"):
+        yield Problem("no effect on a hub dataset", "kind", "remove it")
+
+
+@register("build", "flan", version=2, content=_content, check=_unfit)
 def flan(
     seed: int,
     *,
@@ -100,14 +119,16 @@ def flan(
         pool: so many rows, the first, may be demonstrations.
         limit: take the first so many rows.
 
+    `bind` refuses an unknown shape, a template set with faults, all that does not fit the shape, and options that would
+    have no effect.
+
     Raises:
-        ConfigError: with everything that does not fit the shape.
+        ConfigError: a shape or a mapping that `bind` would refuse.
         DataError: a file that cannot be read, or none of whose first `pool` rows can be used.
         RunError, ModelError: a hub dataset or a tokenizer that cannot be loaded.
     """
     made, spoken = load_set(set_path(shape)), prompts or language
-    problems = [*_style_faults(made, styles), *_prompt_faults(made, fields, spoken, cot)]
-    read = _reading(made, fields, values or {}, labels, problems)
+    read = reading(made, fields, values or {}, labels)
     reasons = _share_of_rationales(made, fields, spoken) if cot is None else cot
     drawn, count = tuple(shots or (5, 2, 1)), _counter(tokenizer)
     manner = Manner(_shares(made, styles), count, templates, invert, reasons, mixed, drawn, max_tokens)
@@ -208,45 +229,34 @@ def _name(rows: str) -> str:
     return Path(rows.removesuffix(".gz")).stem
 
 
-def _reading(
-    made: TemplateSet,
-    fields: Mapping[str, Columns],
-    values: Mapping[str, str],
-    labels: Sequence[str] | Mapping[str, str] | None,
-    more: Sequence[Problem],
-) -> Reading:
-    """How the rows are read. Raises ConfigError with what is wrong with that, and with all else (`more`)."""
-    problems = list(more)
-    try:
-        read = reading(made, fields, values, labels)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError([problem._replace(where=f"build.flan {problem.where}") for problem in problems])
-    return read
-
-
-def _style_faults(made: TemplateSet, styles: Mapping[Style, float] | None) -> list[Problem]:
-    problems = []
+def _style_faults(made: TemplateSet, styles: Mapping[Style, float] | None) -> Iterator[Problem]:
     for style in styles or ():
         if style.endswith("options") and not made.has_options:
             what = f"the shape {made.shape} has no options to show"
-            problems.append(Problem(what, f"styles {style}", "use `zero_shot` and `few_shot`"))
+            yield Problem(what, f"styles {style}", "use `zero_shot` and `few_shot`")
     if styles is not None and not sum(styles.values()):
-        problems.append(Problem("no style has a weight above 0", "styles", f"name some of: {', '.join(STYLES)}"))
-    return problems
+        yield Problem("no style has a weight above 0", "styles", f"name some of: {', '.join(STYLES)}")
 
 
-def _prompt_faults(made: TemplateSet, fields: Mapping[str, Columns], spoken: str, cot: float | None) -> list[Problem]:
+def _few_shot_faults(params: Mapping[str, Any]) -> Iterator[Problem]:
+    styles = params["styles"]
+    if styles and sum(styles.values()) and not any(styles.get(style) for style in STYLES if style.startswith("few")):
+        for name in ("shots", "tokenizer"):
+            if params[name]:
+                yield Problem("no effect without a few-shot style", name, "remove it, or give `few_shot` a weight")
+
+
+def _prompt_faults(
+    made: TemplateSet, fields: Mapping[str, Columns], spoken: str, cot: float | None
+) -> Iterator[Problem]:
     if spoken not in made.languages:
         what = f"the shape {made.shape} has no templates in {spoken!r}"
-        fix = f"{nearest(spoken, made.languages)} Say with `prompts` in which language to ask"
-        return [Problem(what, "prompts", fix)]
-    if cot and not _share_of_rationales(made, fields, spoken):
+        fix = f"{nearest(spoken, made.languages)}; say with `prompts` in which language to ask"
+        yield Problem(what, "prompts", fix)
+    elif cot and not _share_of_rationales(made, fields, spoken):
         has = RATIONALE in made.fields and made.languages[spoken].reasoned
         what = "there is no rationale to ask for" if has else f"the shape {made.shape} has no chain of thought"
-        return [Problem(what, "cot", f"map the field {RATIONALE!r}" if has else "take `cot` out")]
-    return []
+        yield Problem(what, "cot", f"map the field {RATIONALE!r}" if has else "take `cot` out")
 
 
 def _share_of_rationales(made: TemplateSet, fields: Mapping[str, Columns], spoken: str) -> float:

@@ -64,7 +64,18 @@ def _content(params: Mapping[str, Any]) -> list[str]:
     return hashes
 
 
-@register("build", "p3", version=1, content=_content)
+def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the sources, as far as their template files are there: a recipe may come before its data."""
+    sources: list[Source] = params["sources"]
+    for number, source in enumerate(sources):
+        if not source.files() and Path(source.templates).parent.is_dir():
+            yield _no_templates(number, source)
+    yield from _same_rows(sources)
+    there = [source for source in sources if source.files()]
+    yield from _plans(there, params["original_task"], params["truncate"], params["cap"]).problems
+
+
+@register("build", "p3", version=1, content=_content, check=_unfit)
 def p3(
     seed: int,
     *,
@@ -91,36 +102,47 @@ def p3(
             `limit` is no larger.
         limit: the first so many rows of each source.
 
+    `bind` refuses two sources with the same rows, a name that none of the folders and files beside it has, and template
+    files (where they are there already) of which none can be used, or that leave nothing to do.
+
     Raises:
-        ConfigError: a template file or rows file that is not there, two sources with the same rows, or no template that
-            can be used.
+        ConfigError: a template file or rows file that is not there, or what `bind` would refuse.
         DataError: no row fits any template.
         RunError: a hub dataset that cannot be loaded.
     """
-    _check(sources)
-    plans, dropped = _plans(sources, original_task, truncate, cap)
-    return _judged(plans, dropped, _Rule(seed, templates_per_row == "all", cap, limit))
+    there = [source for source in sources if source.files()]
+    planned = _plans(there, original_task, truncate, cap)
+    problems = [*_missing(sources), *_same_rows(sources), *planned.problems]
+    if problems:
+        raise ConfigError([problem._replace(where=f"{_WHERE} {problem.where}") for problem in problems])
+    return _judged(planned.plans, planned.dropped, _Rule(seed, templates_per_row == "all", cap, limit))
 
 
-def _check(sources: Sequence[Source]) -> None:
-    """Raises ConfigError with everything that is not there."""
-    problems = []
+def _missing(sources: Sequence[Source]) -> Iterator[Problem]:
+    """Everything that is not there."""
     for number, source in enumerate(sources):
-        place = f"{_WHERE} sources.{number}"
         if not source.files():
-            near = [path.name for path in Path(source.templates).parent.glob("*")]
-            what = f"no {FILE} at {source.templates!r}"
-            problems.append(Problem(what, f"{place}.templates", nearest(Path(source.templates).name, near)))
-        if not source.rows.startswith("hub:") and not Path(source.rows).is_file():
-            near = [path.name for path in Path(source.rows).parent.glob("*")]
-            what = f"no such file: {source.rows!r}"
-            problems.append(Problem(what, f"{place}.rows", nearest(Path(source.rows).name, near)))
+            yield _no_templates(number, source)
+        rows = Path(source.rows)
+        if not source.rows.startswith("hub:") and not rows.is_file():
+            yield Problem(f"no such file: {source.rows!r}", f"sources.{number}.rows", _beside(rows))
+
+
+def _no_templates(number: int, source: Source) -> Problem:
+    path = Path(source.templates)
+    fix = f"name a folder that has a {FILE} in it" if path.exists() else _beside(path)
+    return Problem(f"no {FILE} at {source.templates!r}", f"sources.{number}.templates", fix)
+
+
+def _beside(path: Path) -> str:
+    return nearest(path.name, [other.name for other in path.parent.glob("*")])
+
+
+def _same_rows(sources: Sequence[Source]) -> Iterator[Problem]:
     for rows, count in Counter(source.rows for source in sources).items():
         if count > 1:
             fix = "name a folder that holds the templates of both"
-            problems.append(Problem(f"{count} sources have the rows {rows!r}", f"{_WHERE} sources", fix))
-    if problems:
-        raise ConfigError(problems)
+            yield Problem(f"{count} sources have the rows {rows!r}", "sources", fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +154,20 @@ class _Plan:
     every: int
 
 
-def _plans(
-    sources: Sequence[Source], original: bool, limit: int | None, cap: int | None
-) -> tuple[list[_Plan], list[Judged]]:
-    """The templates of each source, and what cannot be used of their files as dropped rows.
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """The templates of each source; what cannot be used of their files, as dropped rows; and what stops the build."""
 
-    Raises ConfigError where no template is left of all, none of a source asks for the original task, two of a source
-    have one name, or the cap is less than one row a template.
+    plans: Sequence[_Plan]
+    dropped: Sequence[Judged]
+    problems: Sequence[Problem]
+
+
+def _plans(sources: Sequence[Source], original: bool, limit: int | None, cap: int | None) -> _Planned:
+    """Read the templates of each source.
+
+    The build stops where no template is left of all, none of a source asks for the original task, two of a source have
+    one name, or the cap is less than one row a template.
     """
     files = _Files(limit)
     plans, problems = [], []
@@ -149,17 +178,17 @@ def _plans(
             plans.append(_Plan(source, used, len(every)))
         elif every:
             what = f"no template of {source.templates!r} asks for the original task"
-            problems.append(Problem(what, f"{_WHERE} original_task", "leave the source or the option out"))
+            problems.append(Problem(what, "original_task", "leave the source or the option out"))
         for path, count in Counter(made.path for made in every).items():
             if count > 1:
                 what = f"{count} templates are {path!r}, in different files"
-                problems.append(Problem(what, f"{_WHERE} sources", f"take one out of {source.templates!r}"))
+                problems.append(Problem(what, "sources", f"take one out of {source.templates!r}"))
         if cap is not None and cap < len(every):
             what = f"{source.templates!r} has {len(every)} templates, so that a cap of {cap} gives each no row"
-            problems.append(Problem(what, f"{_WHERE} cap", "raise it"))
-    if problems or not plans:
-        raise ConfigError(problems or files.faults)
-    return plans, files.dropped
+            problems.append(Problem(what, "cap", "raise it"))
+    if not plans and not problems:
+        problems = [problem._replace(where=f"sources {problem.where}") for problem in files.faults]
+    return _Planned(plans, files.dropped, problems)
 
 
 class _Files:

@@ -133,7 +133,7 @@ def set_path(shape: str) -> Path:
     if shape.endswith((".yaml", ".yml")):
         return Path(shape)
     if shape not in shape_names():
-        raise ConfigError([Problem(f"no shape is named {shape!r}", "shape", nearest(shape, shape_names()))])
+        raise ConfigError([Problem(f"no shape is named {shape!r}", "", nearest(shape, shape_names()))])
     return FOLDER / f"{shape}.yaml"
 
 
