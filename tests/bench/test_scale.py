@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.scale import plain, templated
+from bench.scale import GENUINE, MOST, plain, templated
+from bench.workloads import data_folder
 
 
 def test_the_plain_rows_are_what_the_template_writes() -> None:
@@ -32,6 +33,17 @@ def test_200_000_rows_are_never_in_memory_together() -> None:
 
 @pytest.mark.slow
 def test_mixing_takes_some_numbers_of_each_row_and_not_the_row() -> None:
-    """Twice as many rows: the 150,000 more of the mixture would take 200 MB and more if they were held."""
+    """Twice as many rows: the 300,000 more of the mixture would take 400 MB and more if they were held."""
     small, large = (_measured(rows, "--mix")["mix"]["peak_mb"] for rows in (300_000, 600_000))
     assert large - small < 150
+
+
+@pytest.mark.timeout(900)
+def test_rows_of_genuine_templates_are_mixed_without_being_held() -> None:
+    if not (data_folder() / GENUINE).is_dir():
+        pytest.skip("no data folder: set SHINAN_TEST_DATA")
+    parts = _measured(20_000, "--rendered")
+    assert {name: part["rows"] for name, part in parts.items()} == {
+        "start": 0, "file of rows": 20_000, "render": 20_000, "read": 20_000, "mix": 20_000,
+    }  # fmt: skip
+    assert parts["mix"]["peak_mb"] < MOST

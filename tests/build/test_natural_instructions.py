@@ -66,6 +66,7 @@ def test_a_row_says_where_it_comes_from(folder: str) -> None:
         "style": "few_shot",
         "demonstrations": "2",
         "id": "task-3",
+        "submixture": "niv2",
         "contributors": "Ada; Bea",
         "url": "https://example.org/riddles",
         "reasoning": "Deductive Reasoning",

@@ -77,6 +77,7 @@ def test_each_row_meets_one_template_drawn_by_seed(source: Source) -> None:
     assert len(kept) + len(dropped) == 40
     assert Counter(verdict.reason for _, verdict in dropped).keys() == {"empty"}
     assert {row.tags["template"] for row in kept} == TEMPLATES.keys()
+    assert {row.tags["submixture"] for row in kept} == {"t0"}
     for row, verdict in dropped:
         assert (row.tags["template"], row.task, row.provenance.maker) == ("turned", "food", "template:p3/food/turned")
         assert verdict.detail == f"{source.rows}:{row.provenance.row + 1}: template 'food/turned': jinja writes nothing"

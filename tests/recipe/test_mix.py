@@ -20,6 +20,8 @@ from shinan.recipe.stages import WORK, Room
 from shinan.recipe.trace import trace
 from shinan.report.collect import collect
 from shinan.report.html import write_report
+from tests.build.test_p3 import rows_file, templates
+from tests.formats.task_files import instance, version_2, write
 
 RECIPE = """\
 name: mixed
@@ -165,6 +167,32 @@ class TestStages:
             taken.append([row.row for row in rows if row.tags["build"] == "many"])
         assert taken[0] == taken[1]
         assert len(taken[0]) == 5
+
+    def test_what_the_three_importers_make_is_mixed_as_flan_2022(self, place: Path) -> None:
+        """Each has its part of the 0.92 that the published weights leave where there is no `cot` and no `dialog`."""
+        pairs = [{"premise": f"Dog {n} runs.", "hypothesis": f"Cat {n} sits.", "label": n % 3} for n in range(400)]
+        food = rows_file(place / "food.jsonl", [{"text": f"dish {n}", "label": n % 2} for n in range(100)])
+        sources = [{"templates": templates(place / "food" / "templates.yaml"), "rows": food}]
+        (place / "tasks").mkdir()
+        write(place / "tasks" / "riddles.json", version_2(Instances=[instance(n) for n in range(80)]))
+        use = {
+            "p3": {"sources": sources, "original_task": True},
+            "natural_instructions": {"path": "tasks", "split": "all"},
+            "flan": {
+                "shape": "nli",
+                "rows": rows_file(place / "nli.jsonl", pairs),
+                "fields": {name: name for name in pairs[0]},
+                "submixture": "flan2021",
+            },
+        }
+        build = [{"id": name, "use": name, "with": params} for name, params in use.items()]
+        weights = {"flan2021": 0.40, "t0": 0.32, "niv2": 0.20}
+        recipe = _recipe(f"build={json.dumps(build)}", f"mix={json.dumps({'preset': 'flan2022', 'weights': weights})}")
+        made = _made(recipe, place / "run")
+        written = made["mix"].facts["written"]
+        shares = {s["path"][0]: s["taken"] / written for s in made["mix"].facts["sources"] if len(s["path"]) == 1}
+        assert shares == {name: pytest.approx(weight / 0.92, abs=1 / written) for name, weight in weights.items()}
+        assert written > 200
 
 
 @pytest.mark.promise10

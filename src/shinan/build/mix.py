@@ -24,9 +24,10 @@ from shinan.core.dataset import Judged, iter_rows
 from shinan.core.errors import ConfigError, DataError, Problem, nearest
 from shinan.core.example import Example
 from shinan.core.hashing import derive_seed
-from shinan.core.verdict import Tally, Verdict
+from shinan.core.verdict import KEEP, Tally, Verdict
 
-_HELD = 1 << 17  # rows: some hundred megabytes
+_HELD = 300_000_000  # bytes of rows in memory
+_OBJECTS = 1500  # bytes that a row takes beside its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +36,35 @@ class Mixture:
 
     Attributes:
         order: the row at each place of the mixture; one that is written again stands at several.
-        dropped: the verdict of each row that is left out.
+        verdicts: every verdict that there is; the first is to keep a row.
+        judged: for each row, which of the verdicts it has.
         sources: what each source, and each part of one, had and gave (see `Source.facts`).
+        length: characters of a row's messages, on average.
     """
 
     order: Sequence[int]
-    dropped: Mapping[int, Verdict]
+    verdicts: Sequence[Verdict]
+    judged: Sequence[int]
     sources: Sequence[Mapping[str, Any]]
+    length: int
 
     @property
     def tally(self) -> Tally:
         """Of different rows: one that is written again is kept once."""
-        return Tally(len(set(self.order)), Counter(verdict.reason for verdict in self.dropped.values()))
+        kept, *out = np.bincount(self.judged, minlength=len(self.verdicts)).tolist()
+        reasons = Counter[str]()
+        for verdict, number in zip(self.verdicts[1:], out, strict=True):
+            reasons[verdict.reason] += number
+        return Tally(kept, +reasons)
+
+    def dropped(self) -> tuple[Sequence[int], Iterator[Verdict]]:
+        """The rows that are left out, rising, and the verdict of each."""
+        left = array("q", np.flatnonzero(self.judged).tobytes())
+        return left, (self.verdicts[self.judged[row]] for row in left)
 
 
 def mix(rows: Iterable[Example], rule: Mix, seed: int) -> Mixture:
-    """Mix rows as the rule says. They are looked at once, in order; some numbers of each are kept, not the row.
+    """Mix rows as the rule says. They are looked at once, in order; some 50 bytes are kept of each, not the row.
 
     Counts are exact: they add up to the total, and no source is a whole row away from its share of what encloses it.
     A source that is smaller than its share is written again, each row as often as the others or once more.
@@ -62,35 +76,38 @@ def mix(rows: Iterable[Example], rule: Mix, seed: int) -> Mixture:
     """
     seen = _look(rows, rule, seed)
     _check_names(rule, seen)
-    ranking = np.argsort(np.frombuffer(seen.ranks, np.uint64), kind="stable").tolist()
-    dropped = dict(_over_caps(rule, seen, ranking))
-    available = Counter({path: 0 for path, _ in seen.cells})
-    available.update(seen.path(row) for row in ranking if row not in dropped)
-    tree = divide(rule, available)
-    unused = {leaf.path: _not_sampled(leaf) for leaf in tree.leaves()}
+    ranking = np.argsort(np.frombuffer(seen.ranks, np.uint64), kind="stable")
+    codes, judged = {KEEP: 0}, array("i", [0]) * len(ranking)
+    for row, verdict in _over_caps(rule, seen, ranking):
+        judged[row] = codes.setdefault(verdict, len(codes))
+    tree = divide(rule, _available(seen, judged))
+    unused = {leaf.path: codes.setdefault(_not_sampled(leaf), len(codes)) for leaf in tree.leaves()}
     places, keys = array("q"), array("Q")
-    for row, copies in _copies(tree, seen, [row for row in ranking if row not in dropped]):
+    for row, copies in _copies(tree, seen, (row for row in map(int, ranking) if not judged[row])):
         if not copies:
-            dropped[row] = unused[seen.path(row)]
+            judged[row] = unused[seen.path(row)]
         for copy in range(copies):
             places.append(row)
             keys.append(derive_seed(seed, "mix/order", seen.ranks[row], copy))
     order = np.frombuffer(places, np.int64)[np.argsort(np.frombuffer(keys, np.uint64), kind="stable")]
-    return Mixture(order.tolist(), dropped, [source.facts() for source in tree.walk()])
+    facts = [source.facts() for source in tree.walk()]
+    return Mixture(array("q", order.tobytes()), list(codes), judged, facts, seen.characters // len(ranking))
 
 
 def mixed(folder: Path, mixture: Mixture) -> Iterator[Judged]:
     """The rows of a dataset folder as they stand in its mixture, then those that are left out, in their own order.
 
-    No more than `_HELD` rows are in memory: the file is read again for every so many places of the mixture.
+    Of rows no more than `_HELD` bytes are in memory: the file is read again for every so many places of the mixture.
     """
-    for start in range(0, len(mixture.order), _HELD):
-        places = mixture.order[start : start + _HELD]
+    held = max(1, _HELD // (_OBJECTS + mixture.length))
+    for start in range(0, len(mixture.order), held):
+        places = mixture.order[start : start + held]
         once = sorted(set(places))
         rows = dict(zip(once, iter_rows(folder, once), strict=True))
         yield from (rows[place] for place in places)
-    left = sorted(mixture.dropped)
-    yield from zip(iter_rows(folder, left), (mixture.dropped[place] for place in left), strict=True)
+        del rows  # before the next ones are read
+    left, verdicts = mixture.dropped()
+    yield from zip(iter_rows(folder, left), verdicts, strict=True)
 
 
 @dataclass(slots=True)
@@ -102,12 +119,14 @@ class _Seen:
         cell: for each row, which of the cells it lies in.
         cells: combinations of a path and of a value for each cap.
         tags: every tag that a row has.
+        characters: of all messages.
     """
 
     ranks: array[int] = field(default_factory=lambda: array("Q"))
-    cell: array[int] = field(default_factory=lambda: array("l"))
+    cell: array[int] = field(default_factory=lambda: array("i"))
     cells: list[tuple[Names, Names]] = field(default_factory=list)
     tags: set[str] = field(default_factory=set)
+    characters: int = 0
 
     def path(self, row: int) -> Names:
         """The source that a row belongs to."""
@@ -123,8 +142,18 @@ def _look(rows: Iterable[Example], rule: Mix, seed: int) -> _Seen:
         seen.ranks.append(derive_seed(seed, "mix/row", _value(row, "build"), origin.source, origin.row))
         seen.cell.append(known.setdefault(cell, len(known)))
         seen.tags.update(row.tags)
+        seen.characters += sum(len(part.text) for message in row.messages for part in message.parts)
     seen.cells = list(known)
     return seen
+
+
+def _available(seen: _Seen, judged: Sequence[int]) -> Counter[Names]:
+    """How many rows of each source no cap leaves out."""
+    cells = np.frombuffer(seen.cell, np.intc)[np.equal(judged, 0)]
+    available = Counter[Names]()
+    for (path, _), number in zip(seen.cells, np.bincount(cells, minlength=len(seen.cells)).tolist(), strict=True):
+        available[path] += number
+    return available
 
 
 def _value(row: Example, by: str) -> str:
@@ -181,7 +210,7 @@ def _emptied(given: Mapping[str, float], names: set[str], where: str) -> Iterato
 def _over_caps(rule: Mix, seen: _Seen, ranking: Iterable[int]) -> Iterator[tuple[int, Verdict]]:
     """The rows that a cap leaves out. A row counts for its caps only if it is within all of them."""
     counts = Counter[tuple[str, str]]()
-    for row in ranking if rule.caps else ():
+    for row in map(int, ranking) if rule.caps else ():
         held = list(zip(rule.caps, seen.cells[seen.cell[row]][1], strict=True))
         full = next((place for place in held if counts[place] >= _limit(rule, *place)), None)
         if full is None:

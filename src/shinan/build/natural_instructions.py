@@ -74,7 +74,7 @@ def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("no tokenizer to count with", "max_tokens", "add `tokenizer`, best the model that is tuned")
 
 
-@register("build", "natural_instructions", version=1, content=_content, check=_unfit)
+@register("build", "natural_instructions", version=2, content=_content, check=_unfit)
 def natural_instructions(
     seed: int,
     *,
@@ -93,6 +93,9 @@ def natural_instructions(
     licence: str = "unknown",
 ) -> Iterator[Judged]:
     """Examples of Natural Instructions task files (version 1 or 2), by task and instance, read as they are asked for.
+
+    Every key of a file that is no text of an example is a tag; the tag `submixture` is what the mixture of FLAN 2022
+    calls these tasks, `niv2`.
 
     Args:
         seed: decides which instances are taken, and what is drawn for each.
@@ -227,6 +230,7 @@ class _Maker:
             "style": "few_shot" if encoded.shown else "zero_shot",
             "demonstrations": str(encoded.shown),
             "id": instance.id,
+            "submixture": "niv2",
         }
         made = Example(
             (Message("user", encoded.parts), assistant(self._draw("output", task, instance, instance.outputs))),

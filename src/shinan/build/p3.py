@@ -75,7 +75,7 @@ def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _plans(there, params["original_task"], params["truncate"], params["cap"]).problems
 
 
-@register("build", "p3", version=1, content=_content, check=_unfit)
+@register("build", "p3", version=2, content=_content, check=_unfit)
 def p3(
     seed: int,
     *,
@@ -87,6 +87,8 @@ def p3(
     limit: PositiveInt | None = None,
 ) -> Iterator[Judged]:
     """Examples of annotated datasets in the words of PromptSource's templates, in the order of sources and rows.
+
+    Each has the tag `submixture: t0`, which is what the mixture of FLAN 2022 calls them.
 
     Reasons of dropped rows: bad_template, bad_templates_file, unreadable (a row, or the rest of a file), and those of
     `formats.promptsource` (missing_field, empty, not_a_choice, ...).
@@ -263,7 +265,8 @@ def _applied(plan: _Plan, rule: _Rule) -> Iterator[Judged]:
         for template in chosen:
             place = f"{source.rows}:{template.path}" if rule.every else source.rows
             try:
-                yield template.apply(row, where, seed=rule.seed, licence=source.licence, source=place)
+                made = template.apply(row, where, seed=rule.seed, licence=source.licence, source=place)
+                yield made.tagged("submixture", "t0")
             except FillingError as error:
                 origin = Provenance(place, number, source.licence, template.maker)
                 yield _dropped(origin, error.reason, error, task=template.dataset, tags=template.tags)
