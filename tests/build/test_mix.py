@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tracemalloc
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
@@ -344,10 +344,19 @@ class TestPresets:
         assert Mix.model_validate(said.model_dump(mode="json")) == said
 
     def test_a_submixture_that_is_missing_is_told(self) -> None:
-        rows = stage("f", 3, submixture="flan2021")
+        rows = [
+            *stage("f", 3, submixture="flan2021", dataset="squad"),
+            *stage("t", 3, submixture="t0", dataset="imdb"),
+        ]
         with pytest.raises(ConfigError) as caught:
             mix(rows, rule(preset="flan2022"), 0)
-        assert len(caught.value.problems) == 4
+        assert str(caught.value) == (
+            "mix.weights: the preset flan2022 has weights for cot, dialog, niv2, and no row belongs to them\n"
+            "  do this: say `weights: {flan2021: 0.4, t0: 0.32}` beside it"
+        )
+        assert len(mix(rows, rule(preset="flan2022", weights={"flan2021": 0.4, "t0": 0.32}, total=9), 0).order) == 9
+        with pytest.raises(ConfigError, match="tag the rows, or say your own `by` and `weights`"):
+            mix(stage("f", 3), rule(preset="flan2022"), 0)
 
 
 @pytest.mark.promise10
@@ -456,9 +465,12 @@ def test_rows_are_the_same_however_few_are_held(tmp_path: Path, monkeypatch: pyt
     assert [one for one in whole if not isinstance(one, Example)] == [(rows[n], v) for n, v in dropped(found).items()]
     assert {verdict.reason for verdict in dropped(found).values()} == {"over_cap", "not_sampled"}
     reads: list[int] = []
-    monkeypatch.setattr(
-        "shinan.build.mix.iter_rows", lambda folder, places: reads.append(len(places)) or iter_rows(folder, places)
-    )
+
+    def counted(folder: Path, places: Sequence[int]) -> Iterator[Example]:
+        reads.append(len(places))
+        return iter_rows(folder, places)
+
+    monkeypatch.setattr("shinan.build.mix.iter_rows", counted)
     monkeypatch.setattr("shinan.build.mix._HELD", 7 * (1500 + found.length))
     assert list(mixed(tmp_path, found)) == whole
     assert len(reads) == 10  # nine times seven places, and the rows left out

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shinan.core.licence import MEANINGS, Term, describe, matches, terms_of
+from shinan.core.licence import MEANINGS, Term, describe, matches, meant, terms_of
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,23 @@ def test_any_text_is_judged(licence: str, pattern: str) -> None:
     assert matches(licence, "*")
     if not licence.isascii():
         assert "unknown" in terms_of(licence)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "term"),
+    [
+        ("noncommercial", "non_commercial"),
+        ("NON-COMMERCIAL", "non_commercial"),
+        ("sharealike", "share_alike"),
+        ("unkown", "unknown"),
+        ("no derivatives", "no_derivatives"),
+        ("non_commercial", ""),
+        ("Unlicense", ""),
+        ("CC-BY-NC-4.0", ""),
+        ("*-NC-*", ""),
+        ("LicenseRef-Ours", ""),
+        ("", ""),
+    ],
+)
+def test_a_mistyped_term_is_told_from_a_licence(pattern: str, term: str) -> None:
+    assert meant(pattern) == term

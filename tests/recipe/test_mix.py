@@ -217,6 +217,7 @@ class TestFaults:
             ("mix={epochs: {many: 1, few: 1}}", "mix.epochs: the build stage 'closed' has no weight"),
             ("mix={preset: flan2023}", r"mix\.preset: .*'flan2021' or 'flan2022'"),
             ("licences={forbidden: [MIT]}", "did you mean 'forbid'"),
+            ("licences={forbid: [MIT, noncommercial]}", "'noncommercial' is no licence and no term: did you mean"),
         ],
     )  # fmt: skip
     def test_rules_that_cannot_be(self, place: Path, said: str, sentence: str) -> None:

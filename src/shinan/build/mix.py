@@ -178,8 +178,11 @@ def _check_names(rule: Mix, seen: _Seen) -> None:
             rates = level.max_rate if isinstance(level.max_rate, dict) else {}
             problems += _unknown_tag(level.by, f"{where}.by", seen)
             problems += _unknown(rates, {name for path, _ in seen.cells for name in path[:depth]}, f"{where}.max_rate")
-            check = _emptied if level.by == "build" else _unknown
-            problems += check(given, names, f"{where}.{'epochs' if weights is rule.epochs else 'weights'}")
+            if rule.preset and depth == 0 and given == PRESETS[rule.preset].get("weights"):
+                problems += _absent(rule.preset, given, names)
+            else:
+                check = _emptied if level.by == "build" else _unknown
+                problems += check(given, names, f"{where}.{'epochs' if weights is rule.epochs else 'weights'}")
         for name in sorted(names - given.keys()):
             problems.append(Problem(f"the source {name!r} has no weight", f"{where}.weights", "give it one, or 0"))
     for number, (by, limit) in enumerate(rule.caps.items()):
@@ -198,6 +201,15 @@ def _unknown_tag(by: str, where: str, seen: _Seen) -> Iterator[Problem]:
 def _unknown(given: Mapping[str, float], names: set[str], where: str) -> Iterator[Problem]:
     for name in sorted(given.keys() - names):
         yield Problem(f"no row belongs to {name!r}", f"{where}.{name}", nearest(name, names))
+
+
+def _absent(preset: str, given: Mapping[str, float], names: set[str]) -> Iterator[Problem]:
+    """Parts of a published mixture that no row belongs to."""
+    if absent := sorted(given.keys() - names):
+        there = ", ".join(f"{name}: {weight:g}" for name, weight in given.items() if name in names)
+        fix = f"say `weights: {{{there}}}` beside it" if there else "tag the rows, or say your own `by` and `weights`"
+        what = f"the preset {preset} has weights for {', '.join(absent)}, and no row belongs to them"
+        yield Problem(what, "mix.weights", fix)
 
 
 def _emptied(given: Mapping[str, float], names: set[str], where: str) -> Iterator[Problem]:

@@ -77,7 +77,8 @@ class Mix(Division):
     """A published mixture: `flan2021` or `flan2022`, whose values hold where the recipe does not say its own.
 
     flan2022 needs the tags `submixture` (flan2021, t0, niv2, cot, dialog; or say `by: build`) and `dataset`, and heeds
-    the tags `style` and `inverted` (true or false)."""
+    the tags `style` and `inverted` (true or false). The rows of `p3` are tagged t0, those of `natural_instructions`
+    niv2, those of `flan` as its option `submixture` says. Where there is not all of it, say the weights of the rest."""
     total: int | None = Field(None, gt=0)
     """Rows written. By default as many as there are without writing a row twice."""
     epochs: Weight | dict[str, Weight] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -70,6 +71,18 @@ def matches(licence: str, pattern: str) -> bool:
         return pattern in terms_of(licence)
     wanted = re.sub(r"[\s_]+", "-", pattern.strip()).upper()
     return any(fnmatchcase(part, wanted) for part in _parts(licence))
+
+
+def meant(pattern: str) -> str:
+    """The term that a pattern means to say and doesn't; empty if it is one, or a licence.
+
+    >>> meant("Non-Commercial")
+    'non_commercial'
+    """
+    if pattern in get_args(Term) or "*" in pattern or terms_of(pattern) != {"unknown"}:
+        return ""
+    said = re.sub(r"[^a-z]+", "_", pattern.lower())
+    return next(iter(get_close_matches(said, get_args(Term), n=1, cutoff=0.8)), "")
 
 
 def describe(counts: Mapping[str, int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, field_validator
 from shinan.build.mixture import Mix
 from shinan.core.config import Config, Document, Keys, apply_overrides, load_yaml, validate
 from shinan.core.errors import ConfigError, Problem, nearest
+from shinan.core.licence import meant
 from shinan.core.registry import Bound, bind, lookup, names
 from shinan.recipe.wiring import in_order
 from shinan.train.settings import TuneSettings
@@ -66,6 +67,14 @@ class Licences(Config):
     forbid: list[str] = Field(default_factory=list)
     """Rows of these are dropped: SPDX ids, patterns such as `*-NC-*`, or terms (unknown, no_derivatives,
     non_commercial, model_terms, use_limits, share_alike, attribution); `unknown` is all whose terms are not known."""
+
+    @field_validator("forbid")
+    @classmethod
+    def _terms_are_spelled_right(cls, forbid: list[str]) -> list[str]:
+        for pattern in forbid:
+            if term := meant(pattern):
+                raise ValueError(f"{pattern!r} is no licence and no term: did you mean {term!r}?")
+        return forbid
 
 
 class EvalTask(Use):
