@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from shinan.core.dataset import read_dropped, read_manifest, read_rows
+from shinan.formats.flan import STYLES
+from shinan.recipe.plan import Setting, plan
 from shinan.recipe.run import run
 from shinan.recipe.schema import Recipe, load_recipe
+from shinan.recipe.stages import WORK, Room
 from tests.build.flan_data import hub_rows, published, write
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -125,3 +129,25 @@ def test_one_word_turns_the_multilingual_recipe_into_its_english_arm() -> None:
     arm = load_recipe(RECIPES / "multilingual.yaml", [f"build.{n}.with.prompts=en" for n in range(3)])
     assert {stage.params["prompts"] for stage in arm.build[:3]} == {"en"}
     assert {stage.params["language"] for stage in arm.build[:3]} == {"ja"}
+
+
+def test_flan_is_mixed_as_its_first_lines_say(tmp_path: Path) -> None:
+    (said,) = re.findall(r"--set '(mix=[^']+)'", (RECIPES / "flan.yaml").read_text("utf-8"))
+    stages = [stage.id for stage in load_recipe(RECIPES / "flan.yaml").build]
+    sets = [
+        f"build.{n}.with.rows={write(tmp_path / f'{stage}.jsonl', hub_rows(stage, 60))}"
+        for n, stage in enumerate(stages)
+    ]
+    recipe, setting = load_recipe(RECIPES / "flan.yaml", [*SMALL, *sets, said]), Setting("", "gemma", "float32", "cpu")
+    room = Room(recipe, setting, tmp_path / "run", tmp_path)
+    for stage in plan(recipe, setting):
+        if stage.kind in ("build", "items", "curate", "mix"):
+            room.stage(stage.id).mkdir(parents=True)
+            outcome = WORK[stage.kind](room, stage, room.stage(stage.id))
+    taken = {"/".join(source["path"]): source["taken"] for source in outcome.facts["sources"]}
+    written = outcome.facts["written"]
+    assert written == taken["flan2021"] + taken["cot"] > 200
+    assert abs(taken["cot"] - written * 0.05 / 0.45) < 1
+    styles = [taken[f"flan2021/{style}"] for style in STYLES]
+    assert max(styles) - min(styles) <= 1
+    assert abs(taken["flan2021/zero_shot/true"] - taken["flan2021/zero_shot"] * 0.3 / 1.3) < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def test_it_loads_without_any_data() -> None:
     assert all(source["rows"].startswith("hub:") for source in sources)
     held_out = {task.params["sources"][0]["templates"] for task in recipe.evaluate}
     assert not held_out & {source["templates"] for source in sources}
+
+
+def test_the_command_for_full_size_is_one() -> None:
+    (line,) = re.findall(r"#   shinan run p3\.yaml (--set .*)", RECIPE.read_text("utf-8"))
+    recipe = load_recipe(RECIPE, re.findall(r"--set (\S+)", line))
+    assert (recipe.build[0].params["limit"], recipe.build[0].params["templates_per_row"]) == (None, "all")
 
 
 @pytest.mark.promise1
