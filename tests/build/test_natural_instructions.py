@@ -270,8 +270,13 @@ def test_nothing_to_read_at_all_is_an_error(folder: str, tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"no row is left of 2 task files \(no task is on that side\)"):
         kept([f"{folder}/a.json", f"{folder}/b.json"], split="heldout")
     Path(folder, "a.json").write_text("{", "utf-8")
-    with pytest.raises(DataError, match=r"no row is left of 1 task files \(unreadable_task 1\)"):
+    with pytest.raises(
+        DataError, match=r"\(unreadable_task 1\); the first: .*/a\.json#0: .*/a\.json:1: not valid JSON"
+    ):
         kept([f"{folder}/a.json"], split="all")
+    write(Path(folder, "b.json"), version_2(Instances=[]))
+    with pytest.raises(DataError, match=r"\(unreadable_task 2\); the first: .*/b\.json#0: .*/b\.json: no instances"):
+        kept([f"{folder}/b.json", f"{folder}/a.json"], split="all")
 
 
 @pytest.mark.promise10

@@ -151,14 +151,16 @@ def _taken(
 
 def _counted(rows: Iterator[Judged], files: int) -> Iterator[Judged]:
     """The rows as they come. Raises DataError if none of them was kept."""
-    tally = Tally()
+    tally, first = Tally(), ""
     for row in rows:
         tally.add(KEEP if isinstance(row, Example) else row[1])
+        if not (first or isinstance(row, Example)):
+            first = f"; the first: {row[0].row}: {row[1].detail}"
         yield row
     if not tally.kept:
         reasons = ", ".join(f"{reason} {n}" for reason, n in tally.dropped.most_common(5)) or "no task is on that side"
         fix = "see whether `split` and the categories fit these files, and read one of the files"
-        raise DataError(f"no row is left of {files} task files ({reasons})", where=f"{WHERE} path", fix=fix)
+        raise DataError(f"no row is left of {files} task files ({reasons}){first}", where=f"{WHERE} path", fix=fix)
 
 
 def _files(path: str | Sequence[str]) -> list[Path]:
