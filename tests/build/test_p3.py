@@ -259,14 +259,14 @@ def test_a_broken_template_file_alone_is_refused_with_its_line(source: Source) -
 @pytest.mark.promise10
 def test_a_rows_file_that_ends_early_keeps_what_came_before(source: Source, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    path.write_bytes(b"text,label\nsoup,1\nbread,1\n\xff\xfe,1\nrice,1\n")
+    path.write_bytes(b'text,label\nsoup,1\nbread,1\n"be"an,1\nrice,1\n')
     other = source.model_copy(update={"rows": str(path), "templates": templates(tmp_path / "t.yaml", "o", ["turned"])})
     text = Path(other.templates).read_text("utf-8").replace("label == 1", "label == '1'")
     Path(other.templates).write_text(text, "utf-8")
     kept, dropped = told_apart(p3(1, sources=[other, source], original_task=False))
     assert [row.reply for row in kept[:2]] == ["soup", "bread"]
     assert (dropped[0][0].row, dropped[0][1].reason) == (f"{path}#2", "unreadable")
-    assert dropped[0][1].detail == f"{path}:4: not valid UTF-8: byte 0xff at column 1"
+    assert dropped[0][1].detail == f"{path}:4: not valid CSV: ',' expected after '\"'"
     assert {row.provenance.source for row in kept} == {str(path), source.rows}
 
 
@@ -366,6 +366,14 @@ def test_mixed_encodings_cost_their_rows_alone(source: Source, tmp_path: Path) -
     assert [row.provenance.row for row in kept] == [0, 3]
     assert [(row.provenance.row, verdict.reason) for row, verdict in dropped] == [(1, "unreadable"), (2, "unreadable")]
     assert dropped[0][1].detail == f"{path}:2: not valid UTF-8: byte 0xe8 at column 13"
+    path = tmp_path / "mixed.csv"
+    path.write_bytes(b"text,label\n" + b"\n".join("crème,1".encode(code) for code in ("utf-8", "latin-1", "utf-8")))
+    other = source.model_copy(update={"rows": str(path), "templates": templates(tmp_path / "t.yaml", "o", ["turned"])})
+    text = Path(other.templates).read_text("utf-8").replace("label == 1", "label == '1'")
+    Path(other.templates).write_text(text, "utf-8")
+    kept, dropped = told_apart(p3(0, sources=[other]))
+    assert [row.provenance.row for row in kept] == [0, 2]
+    assert [v.detail for _, v in dropped] == [f"{path}:3: not valid UTF-8: byte 0xe8 at column 3"]
 
 
 @pytest.mark.slow

@@ -142,6 +142,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
     "utf-8": ("a.jsonl", b'{"a": "\xe9"}', ":1", "not valid UTF-8: byte 0xe9 at column 8"),
     "utf-8 in json": ("a.json", b'[\n{"a": "\xe9"}]', ":2", "not valid UTF-8: byte 0xe9 at column 8"),
     "utf-8 in csv": ("a.csv", b"a,b\n1,2\n3,\x80\n", ":3", "not valid UTF-8: byte 0x80 at column 3"),
+    "latin-1 in a header": ("a.csv", b"a,\xe9\n1,2\n", ":1", "not valid UTF-8: byte 0xe9 at column 3"),
     "utf-16": ("a.csv", "a,b".encode("utf-16-le"), ":1", "a NUL byte at column 2"),
     "nul": ("a.jsonl", b'{"a": "\0"}', ":1", "a NUL byte at column 8"),
     "json syntax": ("a.json", b'[{"a": 1},\n{"a" 2}]', ":2", "not valid JSON at column 6: Expecting ':' delimiter"),
@@ -177,6 +178,20 @@ def test_a_bad_file_gets_a_sentence(tmp_path: Path, name: str, content: bytes, p
     path = put(tmp_path, name, content)
     error = error_of(path)
     assert (error.what, error.where) == (what, f"{path}{place}")
+
+
+@pytest.mark.promise10
+def test_broken_bytes_in_csv_cost_their_row_alone(tmp_path: Path) -> None:
+    """Also in the second line of a row of two, and two of them in one row."""
+    path = put(tmp_path, "a.csv", b'a,b\n1,x\n2,\xe9\n3,"y\n\xe9\xff\n\xe9"\n4,\0\n5,z\n')
+    refused: list[DataError] = []
+    rows = [(str(where), row["a"]) for where, row in read_rows(path, refused.append)]
+    assert rows == [(f"{path}:2", "1"), (f"{path}:8", "5")]
+    assert [(error.where, error.what) for error in refused] == [
+        (f"{path}:3", "not valid UTF-8: byte 0xe9 at column 3"),
+        (f"{path}:5", "not valid UTF-8: byte 0xe9 at column 1"),
+        (f"{path}:7", "a NUL byte at column 3"),
+    ]
 
 
 @pytest.mark.promise10

@@ -283,25 +283,33 @@ def _json(stream: io.BufferedIOBase) -> _Read:
         yield None, row
 
 
-def _decoded_lines(stream: io.BufferedIOBase) -> Iterator[str]:
+def _decoded_lines(stream: io.BufferedIOBase, faults: list[_MalformedError]) -> Iterator[str]:
     for number, line in _lines(stream):
         try:
-            yield _decode(line)
+            text = _decode(line)
         except _MalformedError as bad:
-            bad.line = number
-            raise
+            bad.line, text = number, line.decode("utf-8", "replace").replace("\0", "\ufffd")
+            faults.append(bad)
+        yield text
 
 
 def _csv(stream: io.BufferedIOBase, delimiter: str) -> _Read:
-    reader = csv.reader(_decoded_lines(stream), delimiter=delimiter, strict=True)
+    faults: list[_MalformedError] = []  # of the record that is read
+    reader = csv.reader(_decoded_lines(stream, faults), delimiter=delimiter, strict=True)
     header: list[str] = []
     start = 1
     try:
         for fields in reader:
             line, start = start, reader.line_num + 1
-            if not fields:
+            if faults:
+                bad, *_ = faults
+                faults.clear()
+                if not header:
+                    raise bad
+                yield bad.line, bad
+            elif not fields:
                 continue
-            if not header:
+            elif not header:
                 header = _header(fields, line)
             elif len(fields) != len(header):
                 what = f"{len(fields)} fields, but the header names {len(header)}"
