@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shinan.core.text import normalise, unspaced, words
+from shinan.core.text import _WORD, normalise, spelt, unspaced, words
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,15 @@ def test_words_lose_no_letter_and_keep_no_punctuation(text: str) -> None:
 )
 def test_unspaced(text: str, *, expected: bool) -> None:
     assert unspaced(text) is expected
+
+
+@given(st.text() | st.text(st.sampled_from("aZ9_ é\u0301\u0345©¨´¸’…\u200d\u200b\u2011⁄½ª猫ｶﾞไहि्\ud800\x85\n")))
+def test_words_are_what_the_pattern_finds_by_any_way(text: str) -> None:
+    """ASCII text and text with typographic signs take shorter ways."""
+    assert words(text) == _WORD.findall(normalise(text)) == spelt(text).decode().split()
+
+
+def test_no_character_takes_a_wrong_way() -> None:
+    for character in map(chr, range(0x2100)):  # past the signs that are taken out before the pattern
+        text = f"a{character}\u0301b"
+        assert words(text) == _WORD.findall(normalise(text))

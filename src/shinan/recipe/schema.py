@@ -251,6 +251,7 @@ def import_rooms() -> None:
     import shinan.build
     import shinan.curate.checks
     import shinan.curate.duplicates
+    import shinan.curate.near_duplicates
     import shinan.scorers.exact
     import shinan.scorers.rouge
     import shinan.train.dpo
