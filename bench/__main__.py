@@ -6,7 +6,6 @@ A part is a script of this folder, run in a process of its own; it saves its row
 them. Without a budget every part is run whole, TRL's best configuration searched first: six hours or so on two cores.
 With one, parts are cut to their quick form (about 40 minutes for all on two idle cores), whole again in the order of
 the list where time is left, and none is begun after the budget is spent. What was cut stands in the output.
-Near-duplicate removal has no part: no check does it yet.
 """
 
 from __future__ import annotations
@@ -61,6 +60,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "decoding": Part(Form("bench.decoding", 12), Form("bench.decoding --pairs 1", 4, "n 1")),
     "novelty": Part(Form("bench.novelty", 5), Form("bench.novelty --pairs 4000", 2, "4,000 of 20,000 pairs")),
+    "near-duplicates": Part(Form("bench.near_duplicates", 4), Form("bench.near_duplicates --rounds 1", 1.5, "n 1")),
     "precision": Part(Form("bench.precision", 40), Form("bench.precision --steps 6", 9, "6 of 24 steps")),
     "race": Part(
         Form("bench.race --search 32 --peer PEER", 115),

@@ -43,9 +43,10 @@ def shingles(texts: Sequence[str], n: int) -> Shingles:
     words, sizes = _words(texts)
     counts = np.maximum(sizes - n + 1, 1)
     hashes = np.empty(counts.sum(), dtype=np.uint64)
-    line = np.repeat(np.arange(len(texts)), sizes)
     runs = max(len(words) - n + 1, 0)
-    whole = line[len(line) - runs :] == line[:runs]  # the run does not reach into the next text
+    whole = np.ones(runs, dtype=bool)
+    over = (np.cumsum(sizes)[:, None] - np.arange(1, n)).ravel()  # runs that begin here reach into the next text
+    whole[over[(over >= 0) & (over < runs)]] = False
     total = sum((words[i : i + runs] * _factor(i) for i in range(n)), np.zeros(runs, dtype=np.uint64))
     long = sizes >= n
     hashes[np.repeat(long, counts)] = total[whole]
