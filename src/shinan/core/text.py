@@ -17,6 +17,7 @@ _MARKS = "\u200c\u200d" + "".join(c for c in map(chr, range(0x300, 0x1E00)) if u
 _LETTERS = rf"[^\W{_UNSPACED}_]"
 _WORD = re.compile(rf"[{_UNSPACED}]|{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*")
 _SIGNS = re.compile("[\x80-\xa9\xab-\xb1\xb4\xb6\xb7\xbb\xbf×÷\u2000-\u200b\u200e-\u206f]+")  # never part of a word
+_QUOTES = "’“”‘–—"  # often all that is not ASCII, and a replacement is ten times as fast as a pattern
 # What the pattern makes of ASCII, byte by byte: small letters and digits, all else a blank. Bytes of other characters
 # in UTF-8 stay.
 _ASCII = bytes(ord(c.lower()) if c.isalnum() else 32 for c in map(chr, range(128))) + bytes(range(128, 256))
@@ -43,6 +44,9 @@ def spelt(text: str) -> bytes:
     >>> spelt("Is it a “cat”?").split()
     [b'is', b'it', b'a', b'cat']
     """
+    if not text.isascii():
+        for sign in _QUOTES:
+            text = text.replace(sign, " ")
     if not text.isascii():
         text = _SIGNS.sub(" ", text)
     if not text.isascii():

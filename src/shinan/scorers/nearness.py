@@ -20,7 +20,7 @@ from shinan.scorers.shingles import Hashes, Integers, shingles
 
 Ranks = npt.NDArray[np.uint32]
 
-BLOCK = 4_096  # rows that are cut into words at a time: more would be no faster, and take more memory
+BLOCK = 1_024  # rows that are cut into words at a time: more would be no faster, and take more memory
 _ROUNDS = 3  # of striking out rows that share nothing with any other; more find few
 _SLACK = 1e-6  # of bounds in floating point: a pair on the limit must become a candidate
 
@@ -166,8 +166,7 @@ def _ranked(first: Integers, hashes: Hashes, counts: Integers) -> _Sets:
     keep = np.ones(len(members), dtype=bool)
     keep[1:] = members[1:] != members[:-1]
     members = members[keep]
-    sizes = np.bincount((members >> np.uint64(32)).astype(np.int64), minlength=len(counts))
-    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    bounds = np.searchsorted(members, np.arange(len(counts) + 1, dtype=np.uint64) << np.uint64(32))
     mark = np.zeros(len(frequency), dtype=bool)
     return _Sets(first, bounds, members.astype(np.uint32), int(np.count_nonzero(frequency == 1)), mark)
 
