@@ -172,12 +172,12 @@ def _problems(data: Path) -> Iterator[str]:
 
 
 def strings(data: Sequence[str]) -> list[list[str]]:
-    """The shingles of each text, each once; of a text of fewer than three words its normal form."""
-    return [list(_shingles(words(text)) or {normalise(text)}) for text in data]
+    """The shingles of each text, each once, in their order (rho looks at it); of a text without any its normal form."""
+    return [list(dict.fromkeys(_shingles(words(text)))) or [normalise(text)] for text in data]
 
 
-def _shingles(found: Sequence[str]) -> set[str]:
-    return {" ".join(found[place : place + N]) for place in range(len(found) - N + 1)}
+def _shingles(found: Sequence[str]) -> list[str]:
+    return [" ".join(found[place : place + N]) for place in range(len(found) - N + 1)]
 
 
 def shinan(data: Sequence[str]) -> Timed:

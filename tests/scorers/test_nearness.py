@@ -63,7 +63,7 @@ def varied(draw: random.Random, vocabulary: int, length: int, names: Sequence[st
     st.sampled_from([3, 10, 40]),
     st.sampled_from([["a"], ["a", "b"], ["a", "b", "c"]]),
     st.integers(0, 40),
-    st.sampled_from([0.01, 0.3, 0.5, 0.6, 0.75, 0.8, 0.9, 1.0]),
+    st.sampled_from([1e-9, 0.01, 0.3, 0.5, 0.6, 0.75, 0.8, 0.9, 1.0]),
     st.integers(1, 3),
 )
 def test_verdicts_are_those_of_comparing_every_two_rows(
@@ -139,6 +139,7 @@ def test_short_texts_are_near_only_to_equal_ones() -> None:
 
 def test_nothing() -> None:
     assert near_duplicates([]) == []
+    assert near_duplicates([{}, {"": "a"}, {}, {"": "a"}]) == [None, None, None, Near(1, 1.0)]
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,10 @@ class Near(NamedTuple):
 def near_duplicates(rows: Sequence[Mapping[str, str]], *, threshold: float = 0.8, n: int = 3) -> list[Near | None]:
     """For each row the kept row that it nearly repeats, or None: the row is then kept itself.
 
-    A row is one or more named texts. Two rows are as similar as the least similar two of their texts of the same name;
-    rows with different names are not similar. Each row is held against the earlier rows that were kept and no others,
-    so that nothing goes for being near something that is near something else. The most similar is named, the first
-    among equals. What is similar is at least `threshold` (above 0, at most 1).
+    A row is some named texts. Two rows are as similar as the least similar two of their texts of the same name;
+    rows with different names or none are not similar. Each row is held against the earlier rows that were kept and no
+    others, so that nothing goes for being near something that is near something else. The most similar is named, the
+    first among equals. What is similar is at least `threshold` (above 0, at most 1).
 
     Words are `core.text.words`. A text of fewer than n words is similar to equal texts only (see `shingles`). Memory
     while it runs: about 60 bytes a word.
@@ -156,8 +156,9 @@ def _ranked(first: Integers, hashes: Hashes, counts: Integers) -> _Sets:
     new[1:] = hashes[1:] != hashes[:-1]
     del hashes
     frequency = np.diff(np.append(np.flatnonzero(new), len(new)))
-    rank = np.empty(len(frequency), dtype=np.uint64)  # 16 bits are sorted fastest, and tell what is rare
-    rank[np.argsort(np.minimum(frequency, 65_535).astype(np.uint16), kind="stable")] = np.arange(len(frequency))
+    rank = np.empty(len(frequency), dtype=np.uint64)
+    capped = np.minimum(frequency, 65_535).astype(np.uint16)  # sorted fastest, and tells what is rare
+    rank[np.argsort(capped, kind="stable")] = np.arange(len(frequency))
     members = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)[order].astype(np.uint64)
     del order
     members <<= np.uint64(32)
@@ -178,7 +179,7 @@ def _keys(sets: _Sets, threshold: float) -> Iterator[tuple[int, list[_Key]]]:
     leads = _leads(sets, threshold)
     for _ in range(_ROUNDS):
         leads = leads.only(_followed(leads, sizes, threshold))
-        lost = np.zeros(len(sets.first) - 1, dtype=bool)
+        lost = np.diff(sets.first) == 0
         lost[row[np.bincount(leads.text, minlength=len(row)) == 0]] = True  # each of a row's texts must lead to another
         leads = leads.only(~lost[row[leads.text]])
     starts = np.searchsorted(leads.text, np.arange(len(row) + 1)).tolist()
@@ -223,7 +224,8 @@ def _leads(sets: _Sets, threshold: float) -> _Leads:
     sizes = np.diff(sets.bounds)
     ratio = threshold / (1 + threshold)
     smallest = np.ceil(threshold * sizes - _SLACK)
-    places = (sizes - np.ceil(ratio * (sizes + smallest) - _SLACK) + 1).astype(np.int64)  # that lead anywhere
+    least = np.maximum(np.ceil(ratio * (sizes + smallest) - _SLACK), 1)  # shared with the smallest
+    places = (sizes - least + 1).astype(np.int64)  # that lead anywhere
     text = np.repeat(np.arange(len(sizes)), places)
     place = np.arange(len(text)) - np.repeat(np.cumsum(places) - places, places)
     shingle = sets.ranks[sets.bounds[text] + place].astype(np.int64)
