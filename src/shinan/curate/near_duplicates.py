@@ -25,8 +25,9 @@ def near_duplicates(*, threshold: Annotated[float, Field(gt=0, le=1)] = 0.8, n: 
     parts of kinds, counts as the text that it has become: its rows stay if their replies differ.
 
     A row is held against kept rows only, never against dropped ones, so that no chain of small steps drops what differs
-    from all that is left. Similarity is exact, nothing is missed (see `scorers.nearness`); one word changed in the
-    middle of 29 is just near at 0.8 and three words. Texts of fewer than n words are near only to equal ones.
+    from all that is left. Similarity is exact, nothing is missed (see `scorers.nearness`). One word changed in the
+    middle of 29 is just near at 0.8 and three words. Letter case and signs do not count, so that rows which teach signs
+    want no such check; but a text of fewer than n words is near only to one that has the same signs.
     Reasons: near_duplicate; the detail has the similarity and the kept row.
 
     Args:
