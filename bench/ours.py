@@ -70,11 +70,12 @@ def _train(chosen: argparse.Namespace, workload: Workload, steps: Sequence[Seque
     if chosen.method == "lora":
         model = lora.wrap(model, LoraSettings(), 0)
     masters = Masters(model)
+    capacity = chosen.forest or _CAPACITY[device.type]
     objective: Objective = dpo() if workload.kind == "dpo" else sft()
     model.train()
     with Decoder(model, chosen.attention, masters.sinks) as decoder:
         start = time.perf_counter()
-        objective.prepare(decoder, [bundle for step in steps for bundle in step], _CAPACITY[device.type])
+        objective.prepare(decoder, [bundle for step in steps for bundle in step], capacity)
         prepared = time.perf_counter() - start
         decoder.arrange(checkpoint=False, compiled=chosen.compile)
         optimiser = make_optimiser(chosen.optimiser, masters, 0.0)
@@ -84,7 +85,7 @@ def _train(chosen: argparse.Namespace, workload: Workload, steps: Sequence[Seque
             rate = _rate(chosen, number, len(steps), begun)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            summed = add_gradients(decoder, objective, step, _CAPACITY[device.type], masters)
+            summed = add_gradients(decoder, objective, step, capacity, masters)
             masters.clip(1.0)
             optimiser.step()
             masters.zero()
@@ -170,6 +171,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--without", choices=_ABLATIONS, action="append", default=[])
     parser.add_argument("--attention", choices=get_args(Backend), help="its back end; by default the engine's choice")
+    parser.add_argument("--forest", type=int, help="tokens of the largest forest (tune.micro_tokens)")
     parser.add_argument("--max-rows", type=int)
     parser.add_argument("--warmup", type=int, default=1, help="steps before the steady state")
     parser.add_argument(

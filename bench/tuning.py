@@ -59,14 +59,16 @@ def _tuning(model: Path, name: str, method: str, chosen: argparse.Namespace) -> 
         config = best(name_of_search)
         pairs = alternate(_ours(path, model, method, chosen), peer.command(config), chosen.pairs)
     targets = {"tokens_per_second": TARGETS[name.removesuffix("-long")], "peak_gb": MEMORY[method]}
-    found = rows(f"{name}, {method}", pairs, peer_version(pairs[0][1]), targets)
-    save(f"{name}-{method}", found, pairs=pairs)
+    forests = f", forests of {chosen.forest}" if chosen.forest else ""
+    found = rows(f"{name}, {method}{forests}", pairs, peer_version(pairs[0][1]), targets)
+    save(f"{name}-{method}" + (f"-{chosen.forest}" if chosen.forest else ""), found, pairs=pairs)
     return found
 
 
 def _ours(path: Path, model: Path, method: str, chosen: argparse.Namespace) -> Sequence[str]:
     command = [sys.executable, "-m", "bench.ours", str(path), str(model), "--method", method]
     command += ["--max-rows", str(chosen.max_rows)] if chosen.max_rows else []
+    command += ["--forest", str(chosen.forest)] if chosen.forest else []
     return [*command, "--compile"] if chosen.compile else command
 
 
@@ -77,6 +79,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--method", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
     parser.add_argument("--max-rows", type=int, help="only the first rows of each workload")
+    parser.add_argument(
+        "--forest", type=int, help="tokens of our largest forest: fewer take less memory, and more time"
+    )
     parser.add_argument("--search", type=int, metavar="N", help="search TRL's fastest configuration first, on N rows")
     parser.add_argument("--compile", action="store_true", help="compile our blocks")
     parser.add_argument("--peer", type=Path, default=Path(sys.executable), help="a Python that has TRL")

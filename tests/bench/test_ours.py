@@ -35,7 +35,9 @@ def test_under_a_time_limit_it_goes_round_and_keeps_what_it_learned(
     assert found["losses"][-1] < found["losses"][0]
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
     assert run("--until", "-1")["steps"] == 1  # as on the other side, the first step is made
-    assert run()["steps"] == 2
+    whole = run()
+    assert whole["steps"] == 2
+    assert run("--forest", "4")["losses"] == pytest.approx(whole["losses"], rel=1e-5)
 
 
 def test_courses_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
