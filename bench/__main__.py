@@ -44,11 +44,11 @@ class Part:
 PARTS: Mapping[str, Part] = {
     "unique": Part(
         Form("bench.tuning unique --search 32 --compile --peer PEER", 95),
-        Form("bench.tuning unique --pairs 1 --max-rows 24 --compile --peer PEER", 5, "24 of 32 rows, n 1, no search"),
+        Form("bench.tuning unique --pairs 1 --max-rows 24 --compile --peer PEER", 4, "24 of 32 rows, n 1, no search"),
     ),
     "shared": Part(
         Form("bench.tuning shared --compile --peer PEER", 20),
-        Form("bench.tuning shared --pairs 1 --max-rows 20 --compile --peer PEER", 4, "20 of 65 rows, n 1"),
+        Form("bench.tuning shared --pairs 1 --max-rows 20 --compile --peer PEER", 3, "20 of 65 rows, n 1"),
     ),
     "pairs": Part(
         Form("bench.tuning pairs --search 16 --compile --peer PEER", 100),
@@ -83,8 +83,8 @@ PARTS: Mapping[str, Part] = {
         Form("bench.cuda --pairs 1 --peer PEER", 0, "n 1"),
     ),
 }
-"""In the order of running. Peak memory is a row of every tuning part; `memory` takes less at the price of time. The CUDA
-part, whose minutes are not known yet, says so where there is no GPU."""
+"""In the order of running. Peak memory is a row of every tuning part; `memory` takes less at the price of time. The
+CUDA part, whose minutes are not known yet, says so where there is no GPU."""
 
 
 def main() -> None:
