@@ -22,12 +22,17 @@ from shinan.core.errors import TrainingError
 from shinan.models.batch import Batch
 from shinan.models.decoder import Decoder
 from shinan.models.forest import Bundle, computed
-from shinan.train import lora, schedule
+from shinan.train import lora, methods, schedule
 from shinan.train.engine import Places, fit
 from shinan.train.schedule import Schedule, record
 from shinan.train.settings import LoraSettings, TuneSettings
 from shinan.train.sft import Sft, sft
 from tests.train.runs import SETTINGS, metrics, token_rows, train
+
+METHOD: Mapping[str, dict[str, Any]] = {
+    "full": {"epochs": 1},
+    "lora": {"epochs": 1, "method": "lora", "lora": LoraSettings(rank=4)},
+}
 
 
 def _places(folder: Path) -> Places:
@@ -38,6 +43,21 @@ def _alike(ours: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Adam turns the rounding of a gradient near zero into a step of either sign: single elements may differ."""
     for name, weight in expected.items():
         assert float((ours[name] - weight).detach().norm()) <= 1e-3 * float(weight.detach().norm()), name
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_in_bf16_the_weights_that_are_kept_are_those_that_were_computed_with(
+    fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path, method: str
+) -> None:
+    model = methods.wrap(fresh(torch.bfloat16), settings := SETTINGS.model_copy(update=METHOD[method]), 0)
+    start = {name: weight.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    rows, places = token_rows(tiny_decoder), _places(tmp_path)
+    fitted = fit(model, sft(), rows, settings, key="toy", seed=0, places=places)
+    computed_with = {name: weight.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    assert not any(torch.equal(weight, start[name]) for name, weight in computed_with.items() if weight.ndim > 1)
+    fitted.restore("last")
+    for name, weight in model.named_parameters():
+        assert not weight.requires_grad or torch.equal(weight, computed_with[name]), name
 
 
 @pytest.mark.promise9

@@ -31,14 +31,28 @@ Schedule = Literal["cosine", "linear", "constant"]
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        ("linear", [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
-        ("constant", [0.5] + [1.0] * 9),
-        ("cosine", [0.5, 1.0, 1.0, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060]),
+        ("linear", [0.25, 0.5, 0.75, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        ("constant", [0.25, 0.5, 0.75] + [1.0] * 9),
+        ("cosine", [0.25, 0.5, 0.75, 1, 1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060]),
     ],
 )
 def test_values(schedule: Schedule, expected: list[float]) -> None:
-    rates = [learning_rate(step, 10, 1.0, 0.2, schedule) for step in range(10)]
+    rates = [learning_rate(step, 12, 1.0, 1 / 3, schedule) for step in range(12)]
     assert rates == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "expected"),
+    [
+        (24, 0.05, [1 / 3, 2 / 3, 1, 1]),  # a share that is one step
+        (2, 0.05, [1 / 2, 1]),
+        (1, 0.05, [1]),
+        (24, 0.0, [1, 1, 1, 1]),
+    ],
+)
+def test_a_short_run_begins_below_the_full_rate(total: int, warmup: float, expected: list[float]) -> None:
+    rates = [learning_rate(step, total, 1.0, warmup, "constant") for step in range(min(total, 4))]
+    assert rates == pytest.approx(expected)
 
 
 @given(

@@ -35,6 +35,7 @@ from shinan.train.masters import Masters
 from shinan.train.objective import Objective
 from shinan.train.optim import learning_rate, make_optimiser
 from shinan.train.replay import Replay
+from shinan.train.rounding import round_into
 from shinan.train.rows import Step, plan_bundles, split, steps_per_epoch
 from shinan.train.schedule import Schedule, decide, divides, recall, record, smaller
 from shinan.train.settings import TuneSettings
@@ -360,7 +361,7 @@ def _facts(run: _Run, steps: Sequence[Step]) -> dict[str, Any]:
 def _put(model: Any, weights: dict[str, torch.Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if name in weights:
-            parameter.copy_(weights[name])
+            round_into(parameter, weights[name], name)
 
 
 def _work(run: _Run, steps: Sequence[Step]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shinan.train import ranks
+from shinan.train.rounding import round_into
 from shinan.train.shards import Division, here, like, whole
 
 
@@ -44,7 +45,7 @@ class Masters:
         self.consume: Callable[[nn.Parameter, Tensor], None] | None = None
         self.scale = 1.0
         self._norms: list[float] = []
-        self._copies: list[tuple[Tensor, nn.Parameter]] = []
+        self._copies: list[tuple[str, Tensor, nn.Parameter]] = []
         large = {id(layer.weight) for layer in _large(model)}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -55,7 +56,7 @@ class Masters:
             same = parameter.dtype == torch.float32
             master = self.weights[name] = parameter if same else nn.Parameter(parameter.detach().float())
             if not same:
-                self._copies.append((parameter, master))
+                self._copies.append((name, parameter, master))
             if id(parameter) in large:
                 master.grad = self.sinks[parameter] = torch.zeros_like(master)
             elif not keep_gradients:
@@ -77,7 +78,7 @@ class Masters:
         else:
             master = self.weights[name] = nn.Parameter(part.float())
             master.grad = torch.zeros_like(master)
-            self._copies.append((part, master))
+            self._copies.append((name, part, master))
             parameter.register_post_accumulate_grad_hook(_adder(master))
 
     def groups(self, weight_decay: float) -> Iterator[dict[str, Any]]:
@@ -138,9 +139,9 @@ class Masters:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Round the masters into the model's compute copy."""
-        for parameter, master in self._copies:
-            parameter.copy_(master)
+        """Round the masters into the model's compute copy (see `train.rounding`)."""
+        for name, parameter, master in self._copies:
+            round_into(parameter, master, name)
 
     @torch.no_grad()
     def gathered(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from shinan.train.masters import Masters
 Name = Literal["adamw", "adamw8bit", "adafactor", "lomo"]
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
+_RISE = 3  # steps
 _BLOCK = 256  # values that share a scale: 2,048 in the paper, 256 in its authors' library since, for a smaller error
 _SMALL = 4096  # tensors of fewer values, and those that are not whole blocks, keep their moments in fp32
 _CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}  # values that are decoded at a time: what stays in a CPU's cache
@@ -25,8 +26,12 @@ _SIGNED = {"first": True, "root": False}  # the moments
 def learning_rate(
     step: int, total: int, peak: float, warmup: float, schedule: Literal["cosine", "linear", "constant"]
 ) -> float:
-    """The rate of step `step` (from 0) of `total`: linear warm-up over the share `warmup`, then the schedule."""
-    warm = round(warmup * total)
+    """The rate of step `step` (from 0) of `total`: linear warm-up over the share `warmup`, then the schedule.
+
+    Unless the share is 0, the rate rises over three steps at least: Adam's first step moves every weight by the whole
+    rate, whatever its gradient (LOG.md says what that costs a short run).
+    """
+    warm = max(round(warmup * total), min(_RISE, total)) if warmup else 0
     if step < warm:
         return peak * (step + 1) / warm
     if schedule == "constant":

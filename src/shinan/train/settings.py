@@ -160,7 +160,7 @@ class TuneSettings(Config):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after warm-up; cosine and linear end at 0."""
     warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from 0."""
+    """Share of the steps over which the learning rate rises from 0: over three at least, unless it is 0."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled decay (AdamW) of weight matrices; vectors (norms, biases) are not decayed."""
     clip: float = Field(1.0, gt=0)
