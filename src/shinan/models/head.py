@@ -22,7 +22,7 @@ from torch import Tensor
 from shinan.models.narrow import turned
 
 _CHUNK_BYTES = 1 << 29  # of logits: larger leaves the cache for good, smaller makes the products slower
-_COLUMNS = 16_384  # of the vocabulary at a time, so that a few rows of logits are turned within the cache
+_COLUMNS = 16_384  # of the vocabulary at a time: a few rows of logits, or a part of a gradient, stay in the cache
 _STATES = 64  # whose logits are kept in fp32 at a time, where targets are only judged
 _BLOCK = 8  # rows of logits normalised together on a CPU: 4 MB in bf16, which stay in its cache
 # In bf16, columns of the vocabulary to which no row of a chunk gives more than a threshold are left out of the states'
@@ -178,7 +178,9 @@ def _slopes(x: Tensor, head: Head, slopes: Tensor, largest: Tensor, scale: Tenso
     if head.sink is not None and x.dtype == torch.float32:
         head.sink.addmm_(slopes.T, x * scale)
     elif head.sink is not None:
-        head.sink.add_(slopes.T @ (x * scale).to(x.dtype))
+        scaled = (x * scale).to(x.dtype)
+        for part in _parts(len(weight), _COLUMNS if x.device.type == "cpu" else len(weight)):
+            head.sink[part].add_(slopes[:, part].T @ scaled)
     kept = None
     if x.dtype != torch.float32 and not head.softcap:
         slopes, kept = _substantial(slopes, largest)
