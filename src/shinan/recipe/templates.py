@@ -42,6 +42,7 @@ build:
 curate:
   - use: structure
   - use: exact_duplicates
+  # - use: near_duplicates # those that nearly repeat an earlier one, text by text
 # Rows that hold the text of an evaluation item are dropped too, unless you say `decontaminate: false`.
 
 # Rows under licences that you may not use are dropped, too:
