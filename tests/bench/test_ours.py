@@ -50,5 +50,5 @@ def test_courses_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert course("constant") == [1.0] * 40
     assert course("timed")[:4] == pytest.approx([1 / 3, 19 / 20 * 2 / 3, 18 / 20, 17 / 20])
     assert course("timed")[20:] == [0.0] * 20
-    assert course("recipe")[:2] == pytest.approx([0.5, 1])
+    assert course("recipe")[:3] == pytest.approx([1 / 3, 2 / 3, 1])
     assert course("recipe")[-1] < 0.01
