@@ -22,14 +22,14 @@ from torch import Tensor
 from shinan.models.narrow import turned
 
 _CHUNK_BYTES = 1 << 29  # of logits: larger leaves the cache for good, smaller makes the products slower
-_COLUMNS = 16_384  # of the vocabulary at a time: a few rows of logits, or a part of a gradient, stay in the cache
+_COLUMNS = 16_384  # of the vocabulary at a time, so that a few rows of logits are turned within the cache
 _STATES = 64  # whose logits are kept in fp32 at a time, where targets are only judged
 _BLOCK = 8  # rows of logits normalised together on a CPU: 4 MB in bf16, which stay in its cache
-# In bf16, columns of the vocabulary to which no row of a chunk gives more than a threshold are left out of the states'
-# gradient, as in cut cross-entropy, which takes the threshold 2**-12 as it is. Here the first threshold is taken under
+# In bf16, columns of the vocabulary to which no row of a chunk gives more than a threshold are left out of the backward
+# products, as in cut cross-entropy, which takes the threshold 2**-12 as it is. Here the first threshold is taken under
 # which rows lose no more of their probability, in the mean, than bf16 rounds away (its unit roundoff, 2**-8); if there
-# is none, or in fp32, nothing is left out. The weight's gradient has every column: Adam moves a row by the whole rate
-# however small its gradients, and what all rare tokens learn together is worth 2 % of the loss (LOG.md).
+# is none, or in fp32, nothing is left out. What the columns have in common is put back into the states' gradient: it is
+# small, but the same in every step, and its loss costs full tuning 2 % (LOG.md).
 _THRESHOLDS: tuple[float, ...] = (2.0**-16, 2.0**-18, 2.0**-20)
 _ROUNDED = 2.0**-8
 
@@ -175,17 +175,27 @@ def _normalise(logits: Tensor, targets: Tensor, log_probs: Tensor, softcap: floa
 def _slopes(x: Tensor, head: Head, slopes: Tensor, largest: Tensor, scale: Tensor) -> Tensor:
     """The gradient of the states [n, d]; that of the weight goes to the sink. `slopes` is q - onehot, [n, v]."""
     weight, scale = head.weight, scale[:, None]
+    few, kept = slopes, None
+    if x.dtype != torch.float32 and not head.softcap:
+        few, kept = _substantial(slopes, largest)
     if head.sink is not None and x.dtype == torch.float32:
         head.sink.addmm_(slopes.T, x * scale)
     elif head.sink is not None:
-        scaled = (x * scale).to(x.dtype)
-        for part in _parts(len(weight), _COLUMNS if x.device.type == "cpu" else len(weight)):
-            head.sink[part].add_(slopes[:, part].T @ scaled)
-    kept = None
-    if x.dtype != torch.float32 and not head.softcap:
-        slopes, kept = _substantial(slopes, largest)
-    rows = weight if kept is None else weight.index_select(0, kept)
-    return ((slopes @ rows).float() * scale).to(x.dtype)
+        part = few.T @ (x * scale).to(x.dtype)
+        head.sink.add_(part) if kept is None else head.sink.index_add_(0, kept, part.float())
+    if kept is None:
+        grad = (slopes @ weight).float()
+    else:
+        grad = (few @ weight.index_select(0, kept)).float() + _rest(slopes, few, kept, weight)
+    return (grad * scale).to(x.dtype)
+
+
+def _rest(slopes: Tensor, few: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
+    """What the columns that are left out add to the states' gradient [n, d], in fp32: each row's share of them, with
+    their mean over the rows."""
+    shares = (slopes @ slopes.new_ones(slopes.shape[1], 1)).float() - few.sum(-1, keepdim=True, dtype=torch.float32)
+    left = (slopes.new_ones(1, len(slopes)) @ slopes).index_fill_(1, kept, 0)
+    return shares * ((left @ weight).float() / left.sum(dtype=torch.float32).clamp_min(1e-30))
 
 
 def _substantial(slopes: Tensor, largest: Tensor) -> tuple[Tensor, Tensor | None]:
