@@ -24,7 +24,7 @@ _VERSIONS: Mapping[Kind, int] = {
     "replay": 2,
     "audit": 2,
     "before": 1,
-    "tune": 3,
+    "tune": 4,
     "after": 1,
     "compare": 1,
 }
