@@ -64,8 +64,10 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def assert_close(ours: Path, expected: Path, away: float) -> None:
-    """The same losses, and weights `away` apart at most, relative to their norm."""
+    """The same losses, and weights `away` apart at most, relative to their norm; norms of gradients twice as far."""
     for one, other in zip(metrics(ours), metrics(expected), strict=True):
+        norms = [line.pop("gradient_norm", 0.0) for line in (one, other)]
+        assert norms[0] == pytest.approx(norms[1], rel=max(2 * away, 2e-5)), one
         assert one == pytest.approx(other, rel=max(away, 2e-5)), one
     found = _weights(ours)
     for name, weight in _weights(expected).items():
@@ -89,7 +91,8 @@ def one(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.promise9
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_train_as_one(one: Path, two: Path, case: str) -> None:
-    assert_close(two / case, one / case, 0.02 if case.startswith("bf16") else 1e-3)
+    """In bf16, divided blocks are rounded to nearest, where one process rounds by chance."""
+    assert_close(two / case, one / case, {"bf16": 0.02, "bf16-shards": 0.03}.get(case, 1e-3))
 
 
 def test_sample_replies_are_written_once(one: Path, two: Path) -> None:
