@@ -3,8 +3,8 @@
     python -m bench.precision [--methods lora full] [--steps 24]
 
 Steps of eight GSM8K rows, none of them seen twice. The rate takes the course that tuning has by default: it rises over
-5 % of the steps, three at least, and falls along a cosine. What counts is the mean loss of the last quarter of the steps:
-0.5 % of the fp32 run's is allowed, in either direction. Results: `bench/results/precision.json`.
+5 % of the steps, three at least, and falls along a cosine. What counts is the mean loss of the last quarter of the
+steps: 0.5 % of the fp32 run's is allowed, in either direction. Results: `bench/results/precision.json`.
 """
 
 from __future__ import annotations
