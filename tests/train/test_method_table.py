@@ -88,4 +88,4 @@ def test_each_cell(kind: str, name: str, models: dict[str, Path], runs: Callable
     assert held[-1] < held[0]
     assert_close(runs(two) / name, runs(one) / name, 0.05 if name == "qlora" else 5e-3)
     if name != "qlora":
-        assert_close(runs(two) / f"{name}-divided", runs(one) / name, 5e-3)
+        assert_close(runs(two) / f"{name}-divided", runs(one) / name, 5e-3, norms=1e-2)

@@ -31,7 +31,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def hash64(content: bytes) -> int:
+    """64 bits that stand for some bytes: equal ones for equal bytes, and for others with a chance of 2**-64."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+
+
 def derive_seed(seed: int, purpose: str, *index: int | str) -> int:
     """A 63-bit seed that depends on (seed, purpose, index) alone, never on what was drawn before."""
-    digest = hashlib.blake2b(canonical_json([seed, purpose, *index]), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return hash64(canonical_json([seed, purpose, *index])) >> 1

@@ -8,7 +8,6 @@ search"), within the bounds on sizes and places of PPJoin (Xiao, Wang, Lin, Yu 2
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shinan.core.hashing import hash64
 from shinan.scorers.shingles import Hashes, Integers, shingles
 
 Ranks = npt.NDArray[np.uint32]
@@ -142,10 +142,7 @@ def _sets(rows: Sequence[Mapping[str, str]], n: int) -> _Sets:
 def _tags(names: Sequence[str]) -> Hashes:
     """A random number for each of a row's texts, so that fewer rows share anything."""
     seen = "\0".join(names)
-    texts = [f"{place}\0{seen}".encode() for place in range(len(names))]
-    return np.array(
-        [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") for text in texts], dtype=np.uint64
-    )
+    return np.array([hash64(f"{place}\0{seen}".encode()) for place in range(len(names))], dtype=np.uint64)
 
 
 def _ranked(first: Integers, hashes: Hashes, counts: Integers) -> _Sets:

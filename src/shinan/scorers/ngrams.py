@@ -7,7 +7,6 @@ excused by its length, nor by a word that was changed: one in the middle breaks 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,10 +15,9 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
+from shinan.core.hashing import hash64
 from shinan.core.text import words
-
-Hashes = npt.NDArray[np.uint64]
-Integers = npt.NDArray[np.int64]
+from shinan.scorers.shingles import Hashes, Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +47,14 @@ class Overlap:
     """
 
     def __init__(self, references: Iterable[tuple[str, str]], n: int = 8) -> None:
-        self._factors = np.array([_hash(f"position {i}") | 1 for i in range(n)], dtype=np.uint64)
+        self._factors = np.array([hash64(f"position {i}".encode()) | 1 for i in range(n)], dtype=np.uint64)
         self._codes: dict[str, int] = {}
         self._ids: list[str] = []
         grams: list[Hashes] = []
         sizes = []
         for reference_id, text in references:
             tokens = words(text)
-            self._codes.update({word: _hash(word) for word in tokens if word not in self._codes})
+            self._codes.update({word: hash64(word.encode()) for word in tokens if word not in self._codes})
             grams.append(self._grams(self._encode(tokens), min(n, len(tokens))))
             sizes.append(len(tokens))
             self._ids.append(reference_id)
@@ -143,8 +141,4 @@ def _longest_run(tokens: Sequence[str], places: Integers) -> str:
     return " ".join(longest)
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-_UNKNOWN = _hash("")
+_UNKNOWN = hash64(b"")

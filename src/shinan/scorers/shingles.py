@@ -5,13 +5,13 @@ Words are `core.text.words`, but they never become Python objects: they are foun
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from shinan.core.hashing import hash64
 from shinan.core.text import normalise, spelt
 
 Hashes = npt.NDArray[np.uint64]
@@ -50,7 +50,7 @@ def shingles(texts: Sequence[str], n: int) -> Shingles:
     total = sum((words[i : i + runs] * _factor(i) for i in range(n)), np.zeros(runs, dtype=np.uint64))
     long = sizes >= n
     hashes[np.repeat(long, counts)] = total[whole]
-    hashes[(np.cumsum(counts) - 1)[~long]] = [_hash(_form(texts[i])) for i in np.flatnonzero(~long).tolist()]
+    hashes[(np.cumsum(counts) - 1)[~long]] = [hash64(_form(texts[i])) for i in np.flatnonzero(~long).tolist()]
     return Shingles(hashes, counts)
 
 
@@ -69,7 +69,7 @@ def _words(texts: Sequence[str]) -> tuple[Hashes, Integers]:
         loaded = eights[starts[rest] + done] & _MASKS[np.minimum(sizes[rest] - done, 8)]
         hashes[rest] = _mixed(hashes[rest] + loaded)
     for word in np.flatnonzero(sizes > _LONG).tolist():
-        hashes[word] = _hash(joined[starts[word] : starts[word] + sizes[word]])
+        hashes[word] = hash64(joined[starts[word] : starts[word] + sizes[word]])
     breaks = np.flatnonzero(buffer == _LINE)
     return hashes, np.diff(np.searchsorted(starts, breaks))
 
@@ -89,8 +89,4 @@ def _form(text: str) -> bytes:
 
 def _factor(place: int) -> np.uint64:
     """An odd number for each place in a shingle: the order of its words counts."""
-    return np.uint64(_hash(f"place {place}".encode()) | 1)
-
-
-def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+    return np.uint64(hash64(f"place {place}".encode()) | 1)

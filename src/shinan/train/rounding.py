@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shinan.core.hashing import derive_seed
 
-_DRAWN = (1 << 20) + 7  # thresholds: a prime, so that rows of a matrix don't all begin with the same ones
+_DRAWN = (1 << 20) + 7  # thresholds, 4 MB; a matrix of more weights takes the same ones again, some rows at a time
 _DROPPED = 16  # bits of fp32 that bf16 does not have
 
 
@@ -26,7 +26,7 @@ def round_into(copy: Tensor, weights: Tensor, name: str) -> None:
 
     A copy in another number format than bf16 is rounded to nearest.
     """
-    if copy.dtype != torch.bfloat16 or weights.dtype != torch.float32:
+    if copy.dtype != torch.bfloat16:
         copy.copy_(weights)
         return
     if copy.ndim > 2:  # experts in one tensor
