@@ -133,12 +133,16 @@ class ScriptedEndpoint:
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._over.wait()
-        server.close()
-        for _ in range(6):  # connections that were taken just now may begin late, and nobody else would break them
+        # A connection that was taken just before `close` would get no transport: never served, never broken, its
+        # client waiting. So nothing more is taken, what was taken begins, and all that began is broken.
+        for listener in server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        for _ in range(6):
             await asyncio.sleep(0.05)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        server.close()
         await asyncio.sleep(0.05)  # a broken connection's socket is closed by the loop, in a later round
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
