@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 
 from tests.models.endpoint import ScriptedEndpoint
 
@@ -30,8 +31,5 @@ def test_every_connection_is_broken_when_it_stops_however_late_it_came() -> None
         assert not thread.is_alive()
     assert connections
     for connection in connections:
-        with connection:
-            try:
-                assert connection.recv(1) == b""
-            except ConnectionResetError:
-                pass
+        with connection, suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
