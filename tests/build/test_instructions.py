@@ -16,12 +16,12 @@ from shinan.core.verdict import Verdict
 def test_a_row_with_typed_parts_is_cut_at_them_and_demonstrations_are_left_out() -> None:
     parts = (Part("Translate.", "instruction"), Part("Example: ...", "demonstration"), Part("neko", "input"))
     row = Example((system("Be brief."), Message("user", parts), assistant("cat")))
-    assert seeds_of([row]) == [Seed(row.id, "Translate.", "neko", "cat", False)]
+    assert seeds_of([row]) == [Seed(row.id, "Translate.", "neko", "cat", False, row.provenance.licence)]
 
 
 def test_a_plain_row_is_an_instruction_without_input() -> None:
     row = Example((user("Name a bird. "), assistant("Owl")), tags={"classification": "yes"})
-    assert seeds_of([row]) == [Seed(row.id, "Name a bird.", "", "Owl", True)]
+    assert seeds_of([row]) == [Seed(row.id, "Name a bird.", "", "Owl", True, row.provenance.licence)]
 
 
 def test_the_first_row_of_an_instruction_is_its_seed() -> None:
@@ -55,9 +55,8 @@ def test_no_seed_left_is_told() -> None:
 
 
 def test_a_task_as_turns_gives_the_same_task_back() -> None:
-    seed = Seed("", "Translate.", "neko", "cat", False)
     (back,) = seeds_of([Example(as_messages("Translate.", "neko", "cat"))])
-    assert back[1:] == seed[1:]
+    assert back[1:5] == ("Translate.", "neko", "cat", False)
     assert as_messages("Name a bird.") == (Message("user", (Part("Name a bird.", "instruction"),)),)
 
 

@@ -127,6 +127,9 @@ def test_a_task_of_unknown_category_or_source_is_on_no_side(tmp_path: Path) -> N
     files = [str(known), str(nameless), str(sourceless)]
     assert [reason for _, reason, _ in dropped(files)] == ["unknown_category", "unknown_source"]
     assert {row.task for row in kept(files)} == {"known"}
+    held = write(tmp_path / "held.json", version_2(Categories=["Textual Entailment"], Source=[]))
+    other = write(tmp_path / "other.json", version_2(Categories=["Textual Entailment"]))
+    assert [reason for _, reason, _ in dropped([str(held), str(other)], split="heldout")] == ["unknown_source"]
     table = tmp_path / "table.csv"
     table.write_text("task,category,source\nnameless,Data to Text,riddles\nsourceless,Games,chess\n", "utf-8")
     assert {row.task for row in kept(files, table=str(table), split="heldout")} == {"nameless"}

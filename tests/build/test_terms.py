@@ -8,6 +8,7 @@ import pytest
 
 from shinan.build.distil.answer import explain, reanswer
 from shinan.build.distil.dialogue import dialogue
+from shinan.build.distil.evolve import evolve
 from shinan.build.improve.choose import best_of, preferences
 from shinan.build.improve.self_play import self_play
 from shinan.build.teachers import Teacher
@@ -30,9 +31,10 @@ JUDGE = FakeGenerator(lambda request: f"Score: {2 + ('wren 1' in request.message
         (best_of(1, [ROW], teacher=TEACHER, judge=JUDGE), "CC-BY-NC-4.0 AND MIT"),
         (preferences(1, [ROW], teacher=TEACHER, judge=JUDGE), "CC-BY-NC-4.0 AND MIT"),
         (self_play(1, [ROW], player=TEACHER), "CC-BY-NC-4.0 AND MIT"),
+        (evolve(1, [ROW], teacher=TEACHER, rounds=2, eliminate=False), "CC-BY-NC-4.0 AND MIT"),
         (dialogue(1, [ROW], teacher=TEACHER, asker=ASKER, guard=False), "CC-BY-NC-4.0 AND CC-BY-SA-4.0 AND MIT"),
     ],
-    ids=["reanswer", "explain", "best_of", "preferences", "self_play", "dialogue"],
+    ids=["reanswer", "explain", "best_of", "preferences", "self_play", "evolve", "dialogue"],
 )
 def test_a_row_that_holds_anothers_prompt_keeps_its_terms(judged: Iterable[Judged], terms: str) -> None:
     rows = kept(judged)

@@ -62,6 +62,20 @@ def test_a_run_without_a_tuned_model_is_explained(mine: Path, shinan: Shinan) ->
     assert "runs/mini: this run has no tuned model\n  do this: finish it with `shinan run" in done.err
 
 
+def test_the_advice_leads_to_the_run_wherever_it_lies(mine: Path, place: Path, shinan: Shinan) -> None:
+    (mine / "runs").rename(mine / "elsewhere")
+    (mine / "elsewhere/mini/checkpoints/best/shinan.json").unlink()
+    done = shinan("eval", "elsewhere/mini", "--recipe", "mini.yaml")
+    assert f"`shinan run elsewhere/mini/recipe.yaml --runs {mine / 'elsewhere'}`" in done.err
+
+
+def test_a_file_is_no_folder_for_answers(mine: Path, shinan: Shinan) -> None:
+    (mine / "runs/odd").write_text("", "utf-8")
+    done = shinan("eval", "tiny:decoder", "--recipe", "mini.yaml", "--name", "odd")
+    assert done.code == 1
+    assert "runs/odd: this folder holds something else" in done.err
+
+
 def test_the_default_task_is_the_quickstarts() -> None:
     [task] = load_recipe(QUICKSTART).evaluate
     assert task == HELDOUT

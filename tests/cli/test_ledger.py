@@ -93,6 +93,9 @@ def test_what_failed_is_counted_apart_never_scored_and_asked_again_on_demand(
     assert row(shinan(*asked, "--retry-failed").out) == ["100.0", "30", "0", "0", "0"]
     assert len(server.calls) == 32
     assert shinan("ledger", "--failed").out == "No request failed.\n"
+    both = shinan("ledger", "Say", "--failed")
+    assert both.code == 2
+    assert "leave TEXT out" in both.err
 
 
 def test_an_estimate_asks_nothing(shinan: Shinan, asked: tuple[str, ...], server: ScriptedEndpoint) -> None:

@@ -28,7 +28,7 @@ def test_commands_stand_in_the_order_of_a_day(shinan: Shinan) -> None:
     assert done.code == 0
     shown = re.findall(r"^│ ([a-z]+) ", done.out, re.MULTILINE)
     assert shown == list(_COMMANDS)
-    assert shown[:6] == ["new", "models", "peek", "plan", "check", "run"]
+    assert shown[:9] == ["new", "models", "peek", "plan", "check", "build", "curate", "tune", "run"]
 
 
 @pytest.mark.parametrize("command", ALL, ids=" ".join)

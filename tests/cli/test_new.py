@@ -22,6 +22,12 @@ def test_a_new_recipe_is_valid_and_named_like_its_file(place: Path, shinan: Shin
     assert "{name}" not in (place / "support-desk.yaml").read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", ["2024", "null", "true", "1e5"])
+def test_a_name_is_text_whatever_yaml_would_make_of_it(place: Path, shinan: Shinan, name: str) -> None:
+    assert shinan("new", name).code == 0
+    assert load_recipe(place / f"{name}.yaml").name == name
+
+
 def test_what_is_commented_out_is_valid_too(place: Path, shinan: Shinan) -> None:
     """A person takes the `# ` away from the further sources and tasks."""
     shinan("new", "full")

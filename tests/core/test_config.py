@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field, field_validator
 
 from shinan.core import config
-from shinan.core.config import Config, Document, apply_overrides, load_yaml, parse_yaml, validate
+from shinan.core.config import Config, Document, apply_overrides, dump_yaml, load_yaml, parse_yaml, validate
 from shinan.core.errors import ConfigError
 
 
@@ -366,3 +366,9 @@ def test_named_tags_of_mappings_are_read_as_plain_ones_and_no_others() -> None:
     for more, mappings in ((text, ()), (text, ("!Other",)), ("a: !Template [1]\n", ("!Template",))):
         with pytest.raises(ConfigError, match=r"t\.yaml:1: not valid YAML: (could not|expected a mapping node)"):
             parse_yaml(more, "t.yaml", mappings)
+
+
+@pytest.mark.parametrize("text", ["1e5", "null", "no", "2024", "1.5", "~", "2024-01-01", "a: b", ""])
+def test_what_we_write_is_read_as_it_was(text: str) -> None:
+    data = {"name": text, "rate": 1e-05, "on": True, "none": None, "list": [text, 3]}
+    assert parse_yaml(dump_yaml(data)).data == data

@@ -293,6 +293,17 @@ def test_a_users_own_set_is_read_from_its_file(tmp_path: Path) -> None:
             "mine.yaml:14: languages.en.inverted.0.output: no field is named 'answr' -> did you mean 'answer'?",
         ),
         (
+            "{kind: label, about: the answer}",
+            "{kind: label, about: the answer, optional: true}",
+            "mine.yaml:5: fields.label.optional: the answer is optional -> leave `optional` out",
+        ),
+        (
+            "{kind: label, about: the answer}\nanswer: label\nlabels: [bad, good]\n",
+            "{kind: choice, about: the answer}\nanswer: label\n",
+            "mine.yaml:6: answer: the answer is one of the choices, and 0 fields are of kind 'choices' "
+            "-> have one such field, and not an optional one",
+        ),
+        (
             "[Bad, Good]",
             "[Bad]",
             "mine.yaml:10: languages.en.words: 1 words for 2 labels -> give each one word",

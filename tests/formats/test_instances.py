@@ -68,6 +68,13 @@ def test_two_labels_may_be_truth_values() -> None:
     ]
 
 
+def test_a_mapping_of_four_values_is_what_it_says() -> None:
+    read = how("yes_no_qa", {"question": "q", "answer": "a"}, {"1": "no", "2": "no", "4": "yes", "5": "yes"})
+    assert [read.read({"q": "?", "a": value}, PLACE).right for value in (1, 2, 4, 5)] == [0, 0, 1, 1]
+    counted = how("yes_no_qa", {"question": "q", "answer": "a"}, {"0": "no", "1": "yes", "2": "yes", "3": "yes"})
+    assert refused(counted, {"q": "?", "a": True}).what.endswith("is none of the labels")
+
+
 def test_topics_are_the_datasets_own() -> None:
     read = how("topic", {"text": "t", "label": "l"}, ["World", "Sports"])
     assert read.read({"t": "x", "l": 1}, PLACE) == Instance({"text": "x", "label": "Sports"}, ("World", "Sports"), 1)

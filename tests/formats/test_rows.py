@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shinan.core.errors import DataError, RunError, ShinanError
+from shinan.formats.hub import dataset_name
 from shinan.formats.rows import Row, fault, read_rows, write_rows
 
 ROWS = [
@@ -297,6 +298,7 @@ def fake_datasets(load: Callable[..., Iterator[Row]]) -> types.ModuleType:
 def test_a_hub_dataset_is_streamed(
     monkeypatch: pytest.MonkeyPatch, ref: str, called: tuple[str, str | None, str]
 ) -> None:
+    assert dataset_name(ref) == ":".join(filter(None, called[:2]))  # a configuration is a dataset of its own
     calls = []
 
     def load(name: str, config: str | None, *, split: str, streaming: bool) -> Iterator[Row]:

@@ -67,6 +67,7 @@ class ScriptedEndpoint:
         key: the API key that it insists on, if any.
         models: what `/models` lists; other models are unknown, if any is listed.
         usage: whether it tells the tokens used.
+        most_choices: how many replies it gives at most, whatever `n` asks for.
         chunked: whether answers come in chunks of unknown number.
         calls: the body of every call that arrived, in order.
         answered: how often each prompt was answered in full, by the text of the prompt.
@@ -80,6 +81,7 @@ class ScriptedEndpoint:
     key: str = ""
     models: Sequence[str] = ()
     usage: bool = True
+    most_choices: int = 1000
     chunked: bool = False
     calls: list[Json] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)
@@ -235,7 +237,7 @@ class ScriptedEndpoint:
         prompt = prompt_of(body)
         chat = "messages" in body
         choices, new = [], 0
-        for index in range(body.get("n", 1)):
+        for index in range(min(body.get("n", 1), self.most_choices)):
             words, finish = self._words(body, prompt)
             new += len(words)
             text = " ".join(words)

@@ -265,6 +265,7 @@ def _only_pickle(folder: Path) -> None:
         (_write("config.json", "{"), "cannot read it"),
         (_write("config.json", "[]"), "cannot read it"),
         (_edit_config(model_type="mamba"), "models of type 'mamba' are not supported"),
+        (_edit_config(quantization_config={"quant_method": "bitsandbytes"}), "its weights are quantised already"),
         (_edit_config(hidden_size=32), "the model cannot be loaded"),
         (_edit_config(hidden_size="wide"), "the model cannot be loaded"),
         (_only_pickle, "stored as pickle, which can run code"),

@@ -31,6 +31,8 @@ def test_references(ref: str, endpoint: Endpoint) -> None:
     [
         ("endpoint:", "it names no model or no address\n  do this: write endpoint:MODEL@URL"),
         ("endpoint:m", "it names no model or no address"),
+        ("endpoint:m@", "it names no model or no address"),
+        ("endpoint:m@ ,", "it names no model or no address"),
         ("endpoint:@http://h", "it names no model or no address"),
         ("endpoint:m@h:80", "'h:80' is no address\n  do this: begin it with http://"),
         ("endpoint:m@ftp://h", "'ftp://h' is no address"),

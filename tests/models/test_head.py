@@ -88,6 +88,20 @@ def test_chunks_and_blocks_do_not_change_the_result(
         assert error(getattr(ours, name), getattr(exact, name)) < 1e-6
 
 
+@pytest.mark.promise9
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_as_on_cuda_it_is_the_same(softcap: float, dtype: torch.dtype) -> None:
+    """Compiled code keeps fp32 within a kernel, where torch's own rounds after each line."""
+    rows = 5 * torch.randn(19, 300, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(300, (19, 1), generator=torch.Generator().manual_seed(1))
+    mine, compiled = (rows.to(dtype, copy=True) for _ in range(2))
+    expected = head_module._normal(mine, targets, softcap)
+    found = head_module._compiled()(compiled, targets, softcap)
+    for one, other in zip((mine, *expected), (compiled, *found), strict=True):
+        assert error(other, one.double()) < (1e-6 if dtype == torch.float32 else 1e-2)
+
+
 def test_the_weights_gradient_is_added_to_what_the_sink_holds() -> None:
     x, weight, targets, weights = draw(4, 6, 11)
     sink = torch.ones_like(weight)

@@ -113,6 +113,22 @@ def test_draws_for_one_prompt_share_a_call_where_the_endpoint_has_n(open_to: Ope
         assert [body.get("n", 1) for body in server.calls[2:]] == [1, 1, 1, 1]
 
 
+def test_draws_that_are_asked_again_have_their_own_seed(open_to: Open) -> None:
+    """An endpoint that gives fewer than were asked for, and keeps to seeds, must not say the same again."""
+    requests = [ask("a", seed=number, sample=number) for number in range(4)]
+    with ScriptedEndpoint(lambda body: f"seed {body['seed']}") as server:
+        server.most_choices = 1
+        replies = open_to(server, "n", concurrency=1).generate(requests)
+        assert texts(replies) == [f"seed {number}" for number in range(4)]
+
+
+def test_choices_are_taken_by_index(open_to: Open) -> None:
+    answer = {"choices": [{"index": place, "message": {"content": f"{place}"}} for place in (2, 0, 1)]}
+    with ScriptedEndpoint(faults=[Body(json.dumps(answer).encode())]) as server:
+        replies = open_to(server, "n", concurrency=1).generate([ask("a", seed=n, sample=n) for n in range(3)])
+    assert texts(replies) == ["0", "1", "2"]
+
+
 def test_what_an_endpoint_is_not_declared_to_have_is_refused_before_anything_is_sent(open_to: Open) -> None:
     with ScriptedEndpoint() as server:
         generator = open_to(server, "n")
@@ -528,6 +544,14 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
     for secret in ("sk-very-secret", "sk-other", "sk-not"):
         assert secret not in str(caught.value) + "".join(told)
         assert secret.encode() not in kept
+
+
+def test_a_placeholder_of_a_key_is_a_word_like_any_other(open_to: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHINAN_API_KEY", "token")
+    with ScriptedEndpoint(faults=[None, Status(400, "your key token is wrong")]) as server:
+        kept, refused = open_to(server, concurrency=1).generate([ask("a token"), ask("b")])
+    assert (kept.text, kept.prompt_tokens) == ("a token", 2)
+    assert "your key [key] is wrong" in refused.text or "your key [key] is wrong" in repr(refused)
 
 
 # ---- budgets ----

@@ -99,6 +99,14 @@ def test_an_address_that_never_answered_is_given_up_soon(answered: bool, patienc
         assert lane.given_up == given_up
 
 
+def test_who_waits_for_room_alone_is_woken_and_does_not_look_all_the_time() -> None:
+    lanes = Lanes(["a", "b"], 16, 1.0)
+    assert lanes._rest_left() == 0.5
+    lane = enter(lanes)
+    lanes.pushed_back(lane, "429", time.monotonic(), 0.2, 0.0)
+    assert 0 < lanes._rest_left() <= 0.2
+
+
 def test_who_waits_is_told_that_the_work_is_called_off() -> None:
     lanes, stop = Lanes(["a"], 1, 1.0), Event()
     told: list[str] = []

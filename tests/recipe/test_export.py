@@ -99,11 +99,11 @@ def test_a_family_or_shape_without_a_plan(done: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.promise10
-def test_a_run_that_is_not_finished(done: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_not_tuned(done: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     shutil.copytree(done, half)
-    (half / "stages" / "compare" / "manifest.json").unlink()
-    with pytest.raises(RunError, match="this run is not finished: compare"):
+    (half / "stages" / "tune" / "manifest.json").unlink()
+    with pytest.raises(RunError, match=r"this run is not tuned as its recipe says: tune not finished"):
         export_named(str(half), "safetensors", type_=None, out=tmp_path / "out")
     shutil.rmtree(half / "checkpoints" / "best")
     with pytest.raises(RunError, match="this run has no tuned model"):

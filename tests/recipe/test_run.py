@@ -21,6 +21,7 @@ from shinan.core.errors import ConfigError, DataError, RunError
 from shinan.core.example import Example, user
 from shinan.core.registry import _TABLE, register
 from shinan.core.verdict import Verdict
+from shinan.evaluate.samples import marker_of
 from shinan.recipe.run import decide, preview, run, write_plan
 from shinan.recipe.schema import EvalTask, load_recipe
 from shinan.recipe.stages import items_of
@@ -123,6 +124,23 @@ def test_what_is_linked_replaces_the_checkpoints_of_another_method(
         run(recipe, folder)
     assert _bytes(folder) == _bytes(done)
     assert not list(folder.rglob("adapter_model.safetensors"))
+
+
+@pytest.mark.promise2
+@pytest.mark.promise3
+def test_linked_answers_are_not_taken_for_those_of_earlier_settings(
+    done: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their log says for which key it was written, beside it; a log that is linked in must not inherit that."""
+    monkeypatch.setenv("SHINAN_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(cache, tmp_path / "cache")
+    one, two = (load_recipe(done.parent / "recipe.yaml", [f"tune.learning_rate={rate}"]) for rate in (2e-3, 5e-3))
+    run(one, tmp_path / "b")
+    run(two, tmp_path / "a")
+    log = run(two, tmp_path / "b") / "eval" / "heldout.after.jsonl"  # linked
+    assert log.read_bytes() == (tmp_path / "a" / "eval" / log.name).read_bytes()
+    assert not marker_of(log).exists()
+    assert not (tmp_path / "b" / "checkpoints" / "states").exists()
 
 
 def test_a_change_makes_only_what_depends_on_it_stale(done: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

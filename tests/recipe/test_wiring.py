@@ -11,7 +11,7 @@ import pytest
 from shinan.core.dataset import Judged, new_folder, read_dropped, read_rows
 from shinan.core.errors import ConfigError
 from shinan.core.example import Example, assistant
-from shinan.core.registry import lookup, register
+from shinan.core.registry import _TABLE, lookup, register
 from shinan.core.verdict import Verdict
 from shinan.recipe.plan import Setting, plan
 from shinan.recipe.schema import Recipe, load_recipe
@@ -74,6 +74,23 @@ def test_a_key_depends_on_the_rows_taken_and_on_their_order(tmp_path: Path) -> N
     }
     assert len(keys) == 3
     assert key(RECIPE.replace("train: false\nevaluate", "train: true\nevaluate")) == key(RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "stages"),
+    [("scorer", "rouge_l", {"before", "after"}), ("objective", "sft", {"tune"})],
+)
+def test_keys_depend_on_the_versions_of_what_scores_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, stages: set[str]
+) -> None:
+    def keys() -> dict[str, str]:
+        return {stage.id: stage.key for stage in plan(recipe(tmp_path), SETTING)}
+
+    old = keys()
+    component = lookup(kind, name)
+    monkeypatch.setitem(_TABLE, (kind, name), replace(component, version=component.version + 1))
+    changed = {id_.rpartition(".")[2] for id_, key in keys().items() if key != old[id_]}
+    assert stages <= changed <= {*stages, "after", "compare"}
 
 
 def test_a_stage_gets_the_kept_rows_of_its_sources_in_order(tmp_path: Path) -> None:

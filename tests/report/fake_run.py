@@ -106,7 +106,7 @@ def make_run(folder: Path, done: Collection[str] = ALL, spice: str = "") -> Path
     recipe = {"name": "quickstart" + text, "seed": 20, "model": "starter:gemma-3-270m" + text, "tune": {"epochs": 3.0}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
     plan = {
-        "stages": [{"id": name, "use": name.split(".")[0] + spice, "key": _key(name)} for name in ALL],
+        "stages": [{"id": name, "use": name.split(".")[0] + spice, "key": key(name)} for name in ALL],
         "probe": {"dtype": "bf16", "threads": 2, "attention": {"backend": "sdpa"}},
         "versions": {"shinan": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
         "machine": {"system": "Linux x86_64", "cpu": "2 cores" + spice, "memory_gb": 8},
@@ -119,7 +119,8 @@ def make_run(folder: Path, done: Collection[str] = ALL, spice: str = "") -> Path
     return folder
 
 
-def _key(name: str) -> str:
+def key(name: str) -> str:
+    """The key of a stage, in the plan and in its manifest."""
     return "b2:" + f"{sum(map(ord, name)):032x}"
 
 
@@ -128,7 +129,7 @@ def _finish(folder: Path, name: str, tally: Tally | None = None, facts: dict[str
     place.mkdir(parents=True, exist_ok=True)
     counts = tally.to_dict() if tally else {}
     seconds = {"tune": 312.4, "evaluate.heldout.before": 48.2, "evaluate.heldout.after": 31.0}.get(name, 1.5)
-    write_manifest(place, Manifest(name, "x", _key(name), tally=counts, facts=facts or {}, seconds=seconds))
+    write_manifest(place, Manifest(name, "x", key(name), tally=counts, facts=facts or {}, seconds=seconds))
 
 
 def _row(number: int, source: str, spice: str) -> Example:
@@ -199,7 +200,7 @@ def _tune(folder: Path, spice: str) -> None:
     }
     tally = json.loads((folder / "stages/tune/manifest.json").read_text("utf-8"))["tally"]
     write_manifest(
-        folder / "stages" / "tune", Manifest("tune", "tune.sft", _key("tune"), tally=tally, facts=facts, seconds=312.4)
+        folder / "stages" / "tune", Manifest("tune", "tune.sft", key("tune"), tally=tally, facts=facts, seconds=312.4)
     )
     model = folder / "stages" / "tune" / "model"
     model.mkdir()

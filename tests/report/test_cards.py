@@ -10,6 +10,7 @@ import yaml
 from shinan.models.card import Card, Parent
 from shinan.report.cards import code, data_card, model_card, table, text
 from shinan.report.collect import Report
+from shinan.report.html import caveats
 
 CARD = Card(
     Path(),
@@ -37,6 +38,14 @@ def test_the_model_card(report: Report) -> None:
     assert "Held out, never trained on" in page
     assert page.endswith("```\nPARITY\n```\n")
     assert "chat format alpaca" in page
+
+
+def test_held_out_items_that_were_not_searched_for(report: Report) -> None:
+    careless = replace(report, decontaminated=False)
+    assert "never trained on" not in (page := model_card(CARD, careless, use="USE", parity=[]))
+    assert "Held out, but not searched for in the rows that were trained on: heldout" in page
+    assert any("decontaminate: false" in said for said in caveats(careless))
+    assert not any("decontaminate" in said for said in caveats(report))
 
 
 def test_another_licence_brings_no_gemma_terms(report: Report) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from shinan.core.dataset import Manifest, write_manifest
 from shinan.core.errors import DataError, RunError
-from shinan.report.collect import Report, collect
-from tests.report.fake_run import ALL, STAGES, make_run
+from shinan.report.collect import Report, collect, finished_in
+from tests.report.fake_run import ALL, STAGES, key, make_run
 
 
 def test_a_finished_run(report: Report) -> None:
@@ -23,6 +23,17 @@ def test_a_finished_run(report: Report) -> None:
     assert {c.category for c in report.categories} >= {"paraphrase", "dialogue_acts"}
     assert report.seconds == pytest.approx(3 * 1.5 + 312.4 + 48.2 + 31.0 + 1.5)
     assert report.problems == ()
+
+
+def test_a_stage_of_an_earlier_recipe_is_missing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    plan = json.loads((run / "plan.json").read_text("utf-8"))
+    plan["stages"][-1]["key"] = "of the recipe as it is now"
+    (run / "plan.json").write_text(json.dumps(plan), "utf-8")
+    found = collect(run)
+    assert found.missing == ["compare"]
+    assert found.comparisons == ()
+    assert finished_in(run) == set(STAGES)
 
 
 def test_before_is_read_in_the_chosen_style_only(report: Report) -> None:
@@ -113,7 +124,7 @@ def test_a_statistic_that_is_not_a_number_is_none(tmp_path: Path) -> None:
     line = {"task": "t", "metric": "m", "n": 1, "before": 0.0, "after": 1.0, "delta": 1.0, "ci95": [nan, nan], "p": nan}
     facts = {"evaluation": [line | {"mde80": nan}, line | {"ci95": None, "p": None}]}
     (run / "stages" / "compare").mkdir()
-    write_manifest(run / "stages" / "compare", Manifest("compare", "compare", "b2:1", facts=facts))
+    write_manifest(run / "stages" / "compare", Manifest("compare", "compare", key("compare"), facts=facts))
     assert [(c.ci95, c.p, c.mde80) for c in collect(run).comparisons] == [(None, None, None)] * 2
 
 

@@ -26,7 +26,7 @@ from shinan.report.collect import Report, collect
 from shinan.report.html import endings, render, showcase, write_report
 from shinan.report.mixture import Mixture, Source
 from tests.evaluate.answers import answer
-from tests.report.fake_run import ALL, make_run
+from tests.report.fake_run import ALL, key, make_run
 
 _BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _VOID = {"meta", "link", "br", "img"}
@@ -265,7 +265,7 @@ def test_what_could_not_be_scored_and_what_one_task_can_tell_is_said(tmp_path: P
         for score in (0, 1)
     )
     facts = compare_samples(before, after, ["exact_match", "verified"], task="heldout", seed=0)
-    write_manifest(run / "stages" / "compare", Manifest("compare", "compare", "b2:1", facts=facts))
+    write_manifest(run / "stages" / "compare", Manifest("compare", "compare", key("compare"), facts=facts))
     report = collect(run)
     assert [c.metric for c in report.comparisons] == ["exact_match"]
     assert [c.category for c in report.categories] == ["sums"]

@@ -32,6 +32,14 @@ def test_a_gain(report: Report) -> None:
     )
 
 
+def test_rows_without_a_task_are_no_tasks(report: Report) -> None:
+    """An item that names none is a task of its own for the statistics alone."""
+    found = _with(report, _GAIN)
+    [answers] = found.answers
+    alone = replace(answers, before=tuple(replace(sample, task=sample.row) for sample in answers.before))
+    assert "p < 0.001, 96 items)." in verdict(replace(found, answers=(alone,)))
+
+
 @pytest.mark.promise6
 def test_a_loss_says_how_many_answers_were_cut_and_unscored(report: Report) -> None:
     loss = Comparison(

@@ -152,6 +152,7 @@ CASES: list[Case] = [
         ["# Food\na\n### Safety ##\nb"],
         ["# Food", "# Safety\n# Food", "#Food\n#Safety", "# Food\n## x\n# Safety"],
     ),
+    ("headings", {"texts": ["C#"]}, ["# C#", "# C# ##", "#  C# "], ["# C", "# C #"]),
     ("quoted", {}, ['"Go."', " “Go.” ", "「行こう」", "„Los“", "«Va»"], ["Go.", '"Go." he said', '“Go."', '""']),
     ("each_line_starts_with", {"text": "[ ]"}, ["[ ] a\n\n  [ ] b"], ["[ ] a\n[x] b", "To do:\n[ ] a"]),
     (

@@ -53,12 +53,14 @@ def served(folder: Path, chat: str = "chatml", *, chats: bool = True, context: i
 
 
 @contextmanager
-def serving(model: Served, *, slots: int = 4, queue: int = 100, key: str = "", buffer: int = 0) -> Iterator[Server]:
+def serving(
+    model: Served, *, slots: int = 4, queue: int = 100, key: str = "", buffer: int = 0, host: str = "127.0.0.1"
+) -> Iterator[Server]:
     """A server of its own thread at a free port; it must stop when it is told to.
 
     `buffer`: bytes that the system holds for a reader; 0 for its own choice.
     """
-    with listen("127.0.0.1", 0) as listener:
+    with listen(host, 0) as listener:
         if buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         server = Server(model, listener, slots=slots, queue=queue, key=key)

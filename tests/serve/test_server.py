@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -374,6 +375,13 @@ class TestAround:
 
     def test_health(self, server: Server) -> None:
         assert ask(server, "/health").json == {"status": "ok", "model": "decoder"}
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="where 127.0.0.2 is this machine, too")
+    def test_another_address_of_this_machine(self, model: Served) -> None:
+        with serving(model, host="127.0.0.2") as server:
+            assert server.url.startswith("http://127.0.0.2:")
+            assert ask(server, "/health").status == 200
+            assert ask(server, "/health", headers={"Host": "evil.example"}).status == 403
 
     def test_metrics_count(self, tiny_decoder: Path) -> None:
         with serving(served(tiny_decoder), slots=3) as fresh:

@@ -81,6 +81,9 @@ def test_training_lowers_the_loss_and_keeps_the_best(tiny_decoder: Path, tmp_pat
     assert fitted.facts["best_step"] == min(held, key=lambda step: held[step])
     assert fitted.facts["steps"] == len(losses) == 10
     assert fitted.facts["examples"] + fitted.facts["validation_examples"] == 24
+    kept = sorted(int(path.stem.partition("-")[2]) for path in (tmp_path / "states").glob("best-*"))
+    assert fitted.facts["best_step"] in kept
+    assert len(kept) <= 2  # what the two checkpoints name, of some eight that were the best in their time
 
 
 @pytest.mark.promise3
@@ -164,6 +167,40 @@ def test_a_checkpoint_of_another_run_is_not_taken(
     settings = SETTINGS.model_copy(update={"epochs": 0.2})
     fit(fresh(), sft(), token_rows(tiny_decoder), settings, key="another", seed=0, places=places)
     assert max(line["step"] for line in metrics(tmp_path)) == 1
+
+
+@pytest.mark.promise3
+def test_going_back_to_earlier_settings_is_the_same_run(
+    fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path
+) -> None:
+    """What was trained in between leaves nothing: no later step, no best weights, no line of the metrics."""
+
+    def tuned(folder: Path, key: str, rate: float, epochs: float) -> tuple[dict[str, Tensor], list[Any]]:
+        settings = SETTINGS.model_copy(update={"learning_rate": rate, "epochs": epochs})
+        rows, model = token_rows(tiny_decoder), fresh()
+        fit(model, sft(), rows, settings, key=key, seed=0, places=_places(folder)).restore("best")
+        return {name: weight.clone() for name, weight in model.named_parameters()}, metrics(folder)
+
+    for folder in (tmp_path / "whole", tmp_path / "mixed"):
+        folder.mkdir()
+    whole = tuned(tmp_path / "whole", "a", 5e-3, 1)
+    tuned(tmp_path / "mixed", "a", 5e-3, 1)
+    tuned(tmp_path / "mixed", "b", 1e-3, 0.8)
+    weights, lines = tuned(tmp_path / "mixed", "a", 5e-3, 1)
+    assert lines == whole[1]
+    assert all(torch.equal(weights[name], weight) for name, weight in whole[0].items())
+
+
+@pytest.mark.promise3
+def test_a_longer_run_with_other_settings_takes_no_checkpoint_away(
+    fresh: Callable[..., Any], tiny_decoder: Path, tmp_path: Path
+) -> None:
+    places, rows = _places(tmp_path), token_rows(tiny_decoder)
+    fit(fresh(), sft(), rows, SETTINGS, key="long", seed=0, places=places)
+    short = SETTINGS.model_copy(update={"epochs": 0.5})
+    fit(fresh(), sft(), rows, short, key="short", seed=0, places=places)
+    keys = {json.loads(path.read_text("utf-8"))["key"] for path in places.states.glob("step-*/state.json")}
+    assert keys == {"short"}
 
 
 class _Growing(Sft):

@@ -71,6 +71,22 @@ def test_a_turned_matrix_and_one_of_no_rows() -> None:
     assert rounded(torch.empty(0, 4)).shape == (0, 4)
 
 
+@pytest.mark.parametrize("shape", [(7,), (2200, 1000), (5, 30, 20)])
+def test_parts_are_rounded_as_in_the_whole(shape: tuple[int, ...]) -> None:
+    """As ranks hold them: rows of a matrix (of more values than there are thresholds), a vector's numbers, experts."""
+    weights = torch.full(shape, 1 + 2.0**-8)
+    copy = torch.empty(shape, dtype=torch.bfloat16)
+    for first in range(0, len(copy), size := -(-len(copy) // 3)):
+        round_into(copy[first : first + size], weights[first : first + size], "a", first)
+    assert torch.equal(copy, rounded(weights))
+
+
+def test_weights_may_lie_on_another_device() -> None:
+    """As saved ones do that are put back into a model on a GPU; this device holds no numbers."""
+    copy = torch.empty(4, 4, dtype=torch.bfloat16, device="meta")
+    round_into(copy, torch.zeros(4, 4), "a")
+
+
 def test_a_single_number_and_many_matrices_in_one() -> None:
     assert float(rounded(torch.tensor(1 + 2.0**-8))) in (1.0, 1 + 2.0**-7)
     found = rounded(torch.full((3, 2000, 1000), 1 + 2.0**-8)).float()

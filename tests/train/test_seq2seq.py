@@ -31,7 +31,7 @@ from shinan.train.dpo import dpo
 from shinan.train.facts import ModelFacts, facts_of
 from shinan.train.masters import Masters
 from shinan.train.rows import TooLong, tokenise
-from shinan.train.settings import LoraSettings, TuneSettings
+from shinan.train.settings import LoraSettings, SampleSettings, TuneSettings
 from shinan.train.sft import sft
 from shinan.train.step import add_gradients, mean_loss
 from tests.models.families import assert_same, gradients, make_pair, nudge, pair_loss, prompted
@@ -163,6 +163,14 @@ def test_training_lowers_the_loss(tiny_seq2seq: Path, tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "last.safetensors")
     assert "shared.weight" in tensors
     assert "lm_head.weight" not in tensors  # one matrix, trained as one
+
+
+def test_sample_replies(tiny_seq2seq: Path, tmp_path: Path) -> None:
+    train(tiny_seq2seq, tmp_path, SETTINGS.model_copy(update={"epochs": 0.5, "sample": SampleSettings(prompts=2)}))
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) >= 4
+    assert all("say " in line["prompt"] for line in lines)
+    assert {line["target"].strip() for line in lines} <= {"north", "south", "east", "west", "up", "down"}
 
 
 def _losses(folder: Path) -> list[float]:

@@ -19,6 +19,7 @@ from shinan.core.registry import register
 from shinan.core.verdict import Verdict
 from shinan.formats.annotated import RATIONALE, TemplateSet, load_set, set_path
 from shinan.formats.flan import STYLES, Exemplar, Manner, Renderer, Style, question_key
+from shinan.formats.hub import dataset_name
 from shinan.formats.instances import Columns, Reading, RowError, reading
 from shinan.formats.nested import flatten
 from shinan.formats.rows import Row, Where, read_rows
@@ -60,7 +61,7 @@ def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("no effect on a hub dataset", "kind", "remove it")
 
 
-@register("build", "flan", version=2, content=_content, check=_unfit)
+@register("build", "flan", version=3, content=_content, check=_unfit)
 def flan(
     seed: int,
     *,
@@ -223,10 +224,8 @@ def _exemplars(read: Reading, head: Sequence[_Attempt], base: Example) -> list[E
 
 
 def _name(rows: str) -> str:
-    """The name of a file without its endings, or of a hub dataset without configuration and split."""
-    if rows.startswith("hub:"):
-        return rows.removeprefix("hub:").partition(":")[0].rpartition("/")[0] or rows
-    return Path(rows.removesuffix(".gz")).stem
+    """The name of a file without its endings, or of a hub dataset without its split."""
+    return dataset_name(rows) if rows.startswith("hub:") else Path(rows.removesuffix(".gz")).stem
 
 
 def _style_faults(made: TemplateSet, styles: Mapping[Style, float] | None) -> Iterator[Problem]:

@@ -22,13 +22,15 @@ UNFIT_ALPACA = (*UNFIT, "video", "audio", "music", "flowchart", "diagram")
 
 
 class Seed(NamedTuple):
-    """A task to show a model: the id of the row it comes from, instruction, input and output (both may be empty)."""
+    """A task to show a model: the id and the licence of the row it comes from, instruction, input and output (both may
+    be empty)."""
 
     id: str
     instruction: str
     input: str
     output: str
     classification: bool
+    licence: str
 
 
 def seeds_of(rows: Sequence[Example], *, answered: bool = False, classification_only: bool = False) -> list[Seed]:
@@ -61,7 +63,8 @@ def _seed(row: Example) -> Seed | None:
         instruction, given = turns[0].text.strip(), ""
     output = (row.reply or "").strip()
     classification = bool(row.choices) or row.tags.get("classification") == "yes"
-    return Seed(row.id, instruction, given, output, classification) if instruction else None
+    licence = row.provenance.licence
+    return Seed(row.id, instruction, given, output, classification, licence) if instruction else None
 
 
 def one_line(instruction: str) -> str:

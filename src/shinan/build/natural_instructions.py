@@ -74,7 +74,7 @@ def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("no tokenizer to count with", "max_tokens", "add `tokenizer`, best the model that is tuned")
 
 
-@register("build", "natural_instructions", version=2, content=_content, check=_unfit)
+@register("build", "natural_instructions", version=3, content=_content, check=_unfit)
 def natural_instructions(
     seed: int,
     *,

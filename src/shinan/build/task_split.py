@@ -117,7 +117,7 @@ def side_of(heads: Sequence[Head], split: Split, categories: Sequence[str]) -> d
         elif not head.categories:
             side[head.path] = Verdict.drop("unknown_category", "the split needs it: name it in `table`", BY)
         elif _is_held(head, held) == (split == "heldout"):
-            side[head.path] = KEEP if split == "heldout" else _shared(head, owners)
+            side[head.path] = _known(head) if split == "heldout" else _shared(head, owners)
         seen.add(head.name)
     return side
 
@@ -129,6 +129,12 @@ def _is_held(head: Head, held: Set[str]) -> bool:
 def _with_parent(category: str) -> list[str]:
     """A category, and what it is part of: early files write `Question Answering -> Trivia`."""
     return [category, category.partition("->")[0].strip()]
+
+
+def _known(head: Head) -> Verdict:
+    """The verdict on a held-out task: of one whose source nobody knows, the training tasks can't be kept away."""
+    what = "training tasks may share it: name it in `table`"
+    return KEEP if head.sources else Verdict.drop("unknown_source", what, BY)
 
 
 def _shared(head: Head, owners: Mapping[str, str]) -> Verdict:

@@ -35,6 +35,8 @@ def ledger(
 
     Example: shinan ledger --failed
     """
+    if text and failed:
+        raise typer.BadParameter("shows all that failed: leave TEXT out", param_hint="--failed")
     from shinan.core.ledger import Ledger
     from shinan.core.store import cache_root
 

@@ -37,6 +37,9 @@ _COMMANDS = (
     "peek",
     "plan",
     "check",
+    "build",
+    "curate",
+    "tune",
     "run",
     "report",
     "trace",
@@ -95,6 +98,9 @@ app.command("new")(new.new)
 app.add_typer(models.app, name="models")
 app.command("peek")(peek.peek)
 app.command("plan")(run.plan)
+app.command("build")(run.build)
+app.command("curate")(run.curate)
+app.command("tune")(run.tune)
 app.command("run")(run.run)
 app.command("trace")(trace.trace)
 app.command("check")(check.check)

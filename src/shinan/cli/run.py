@@ -1,4 +1,4 @@
-"""`shinan run` and `shinan plan`: run a recipe, or show what a run would do and why."""
+"""`shinan run`, its parts (`build`, `curate`, `tune`), and `shinan plan`: what a run would do, and why."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from shinan.cli.report import report
 
 if TYPE_CHECKING:
+    from shinan.recipe.plan import Goal
     from shinan.recipe.schema import Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
@@ -29,12 +30,35 @@ def run(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: 
 
     Example: shinan run recipes/quickstart.yaml --set tune.epochs=1
     """
-    from shinan.recipe.run import run as run_recipe
-    from shinan.recipe.run import wait_for_rank_0
+    report(_run(recipe, set_, name, runs, "all"))
 
-    wait_for_rank_0()  # which tells, alone, of a recipe that cannot be read
-    loaded = _load(recipe, set_, name)
-    report(run_recipe(loaded, runs / loaded.name))
+
+def build(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
+    """Build a recipe's rows and stop there, before any is left out.
+
+    `shinan peek` shows them. What is done here is not done again by the other commands.
+
+    Example: shinan build recipes/quickstart.yaml
+    """
+    _print_rows(_run(recipe, set_, name, runs, "build"))
+
+
+def curate(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
+    """Build a recipe's rows, leave out what its checks refuse, mix, and stop there: before any model is tuned.
+
+    Example: shinan curate recipes/quickstart.yaml
+    """
+    _print_rows(_run(recipe, set_, name, runs, "curate"))
+
+
+def tune(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
+    """Build, curate and tune, without any evaluation; `shinan run` adds it later.
+
+    `shinan chat` and `shinan export` take the run then.
+
+    Example: shinan tune recipes/quickstart.yaml --set tune.epochs=1
+    """
+    _print_rows(_run(recipe, set_, name, runs, "tune"))
 
 
 def plan(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs: RunsFolder = Path("runs")) -> None:
@@ -52,6 +76,28 @@ def plan(recipe: RecipeFile, set_: Overrides = None, name: RunName = None, runs:
     for stage, state in preview(loaded, runs / loaded.name):
         table.add_row(stage.id, stage.use, state.status, state.why)
     Console().print(table)
+
+
+def _run(path: Path, overrides: list[str] | None, name: str | None, runs: Path, goal: Goal) -> Path:
+    from shinan.recipe.run import run as run_recipe
+    from shinan.recipe.run import wait_for_rank_0
+
+    wait_for_rank_0()  # which tells, alone, of a recipe that cannot be read
+    loaded = _load(path, overrides, name)
+    return run_recipe(loaded, runs / loaded.name, goal)
+
+
+def _print_rows(folder: Path) -> None:
+    from rich.console import Console
+
+    from shinan.report.collect import collect
+    from shinan.report.summary import mixture_table, rows_table
+
+    found = collect(folder)
+    Console().print(rows_table(found))
+    if found.mixture:
+        Console().print(mixture_table(found))
+    print(f"run: {folder}")
 
 
 def _load(path: Path, overrides: list[str] | None, name: str | None) -> Recipe:

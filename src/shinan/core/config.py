@@ -72,11 +72,19 @@ _Rules.yaml_implicit_resolvers = {
 }
 _Rules.add_implicit_resolver(f"{_TAG}bool", re.compile("^(?:true|false)$"), ["t", "f"])
 _Rules.add_implicit_resolver(f"{_TAG}int", re.compile("^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Rules.add_implicit_resolver(
+_FLOAT = (
     f"{_TAG}float",
     re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"),
     list("-+.0123456789"),
 )
+_Rules.add_implicit_resolver(*_FLOAT)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that YAML 1.1 would read as something else, and those that we would."""
+
+
+_Dumper.add_implicit_resolver(*_FLOAT)
 
 if yaml.__with_libyaml__:
     from yaml._yaml import CParser
@@ -147,6 +155,11 @@ def parse_yaml(text: str, path: str = "<text>", mappings: Sequence[str] = ()) ->
     if problems:
         raise ConfigError(problems)
     return document
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML that `parse_yaml` reads as the same."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _note_places(node: yaml.Node, keys: Keys, document: Document, problems: list[Problem], visited: set[int]) -> None:

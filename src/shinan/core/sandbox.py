@@ -7,7 +7,7 @@ all loops and the calls of all macros are counted, and the shortest ways to fill
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -27,8 +27,9 @@ MAX_BITS = 128
 MAX_STEPS = 100_000
 """Rounds of loops and calls of macros in one rendering, as many as Jinja allows one `range`; under a second."""
 
-# A width in a format, as a number above MAX_CHARS or given beside the format, where nobody can see it.
-_WIDE = {"%": re.compile(r"%[^%a-zA-Z]*(?:\d{6,}|\*)"), "format": re.compile(r"\{[^{}]*(?:\d{6,}|\{)")}
+# A format's fields, whose numbers may be widths; and a width that is given beside the format, where nobody sees it.
+_FIELD = {"%": re.compile(r"%([^%a-zA-Z]*)"), "format": re.compile(r"\{([^{}]*)")}
+_BESIDE = {"%": re.compile(r"%[^%a-zA-Z]*\*"), "format": re.compile(r"\{[^{}]*\{")}
 _PADDING = {"ljust", "rjust", "center", "zfill", "expandtabs"}
 
 FAILURES = (
@@ -76,11 +77,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
     context_class = _Counted
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"finalize": _printed, **options})
         del self.globals["lipsum"], self.filters["random"]
+        for name, function in list(self.filters.items()):
+            self.add_filter(name, function)
+        self.filters["join"] = _materialised(self.filters["join"])
         for check, names in _FILTERS.items():
             for name in names:
                 self.filters[name] = _checked(check, self.filters[name])
+
+    def add_filter(self, name: str, function: Callable[..., Any]) -> None:
+        """Let templates use a function as a filter, on values that are not too long."""
+        self.filters[name] = _checked(_check_size, function)
 
     def step(self, context: _Counted) -> None:
         """Count one round of a loop or one call of a macro. Raises SecurityError at the limit."""
@@ -90,9 +98,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def joined(self, *parts: Any) -> str:
         """What `a ~ b` writes. Raises SecurityError for what is too long."""
-        texts = [str(part) for part in parts]
-        _within(sum(map(len, texts)), MAX_JOINED, "a text")
-        return "".join(texts)
+        _check_size(parts)
+        return "".join(map(str, parts))
 
     def call(self, context: Context, function: Any, /, *args: Any, **named: Any) -> Any:
         """A call that a template makes. Raises SecurityError for a text that would be padded beyond all measure."""
@@ -100,15 +107,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         if isinstance(owner, str | bytes) and name in _PADDING:
             _check_padding(owner, *args, *named.values())
-        elif isinstance(owner, str) and name == "format":
-            _check_format(name, owner.replace("{{", "").replace("}}", ""))
+        elif isinstance(owner, str) and name in ("format", "format_map"):
+            _check_format("format", owner.replace("{{", "").replace("}}", ""), *args, *named.values())
+        elif isinstance(owner, str) and name == "join" and args:
+            args = (_items(owner, args[0]), *args[1:])
         elif isinstance(owner, str) and name == "replace":
             _check_replacing(owner, *args)
         return super().call(context, function, *args, **named)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
-            _check_format(operator, left)
+            _check_format(operator, left, right)
         if operator == "+" and all(isinstance(side, str | list | tuple) for side in (left, right)):
             _within(len(left) + len(right), MAX_JOINED, "a text or list")
         if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
@@ -121,9 +130,50 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+def written(template: jinja2.Template, **variables: Any) -> str:
+    """What a template of the sandbox writes. Raises SecurityError for what is too long, and what filling raises."""
+    chunks, size = [], 0
+    for chunk in template.generate(**variables):
+        chunks.append(chunk)
+        size += len(chunk)
+        _within(size, MAX_JOINED, "a text")
+    return "".join(chunks)
+
+
 def _within(size: int, most: int, what: str) -> None:
     if size > most:
         raise SecurityError(f"{what} of more than {most} characters or items")
+
+
+def _length(value: Any) -> int:
+    """About how long a value is as text: at least its strings' characters, and one for anything else."""
+    size, left = 0, [value]
+    while left and size <= MAX_JOINED:
+        each = left.pop()
+        size += len(each) if isinstance(each, str | list | tuple | dict) else 1
+        if size <= MAX_JOINED and isinstance(each, list | tuple):
+            left += each
+        elif size <= MAX_JOINED and isinstance(each, dict):
+            left += [*each.keys(), *each.values()]
+    return size
+
+
+def _check_size(*values: Any) -> None:
+    _within(_length(values), MAX_JOINED, "a text")
+
+
+def _printed(value: Any) -> Any:
+    """What stands between braces, as it will be written."""
+    if not isinstance(value, str):
+        _check_size(value)
+    return value
+
+
+def _items(separator: str, values: Any) -> list[Any]:
+    """What is to be joined, which may come from a filter one by one."""
+    items = list(values)
+    _within(_length(items) + len(separator) * len(items), MAX_JOINED, "a text")
+    return items
 
 
 def _check_padding(text: object, *widths: object) -> None:
@@ -132,13 +182,22 @@ def _check_padding(text: object, *widths: object) -> None:
             _within(width, MAX_CHARS, "a padding")
 
 
-def _check_format(kind: str, text: str) -> None:
-    if _WIDE[kind].search(text):
+def _check_format(kind: str, text: str, *values: object) -> None:
+    fields = _FIELD[kind].findall(text)
+    widths = [int(width) for field in fields for width in re.findall("[0-9]+", field)]
+    if _BESIDE[kind].search(text) or max(widths, default=0) > MAX_CHARS:
         raise SecurityError(f"a padding of more than {MAX_CHARS} characters, or of who knows how many")
+    longest = max((_length(each) for value in values for each in _parts(value)), default=0)
+    _within(len(text) + sum(widths) + len(fields) * longest, MAX_JOINED, "a text")
 
 
-def _check_printf(text: object, *_: object) -> None:
-    _check_format("%", str(text))
+def _parts(value: object) -> Iterable[object]:
+    """What a format may write of one argument: each part of a tuple or a mapping by itself."""
+    return value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else [value]
+
+
+def _check_printf(text: object, *values: object) -> None:
+    _check_format("%", str(text), *values)
 
 
 def _check_replacing(*values: object) -> None:
@@ -152,6 +211,16 @@ _FILTERS: dict[Callable[..., None], tuple[str, ...]] = {
     _check_printf: ("format",),
     _check_replacing: ("replace",),
 }
+
+
+def _materialised(join: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter `join` of what is measured first."""
+
+    @wraps(join)
+    def joined(context: Any, value: Any, d: str = "", attribute: Any = None) -> Any:
+        return join(context, _items(str(d), value), d, attribute)
+
+    return joined
 
 
 def _checked(check: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:

@@ -66,13 +66,18 @@ def read_samples(path: Path) -> list[Sample]:
     return samples
 
 
+def marker_of(log: Path) -> Path:
+    """The file that says for which key a log was written; without it, nobody goes on with the log."""
+    return log.with_name(f".{log.name}.key")
+
+
 class SampleLog:
     """An append-only log that survives a kill: what was written for the same `key` is found again."""
 
     def __init__(self, path: Path, key: str) -> None:
         """Open the log of the evaluation `key`; a log of another key is begun anew."""
         self._path = path
-        marker = path.with_name(f".{path.name}.key")
+        marker = marker_of(path)
         if not path.exists() or not marker.exists() or marker.read_text("utf-8") != key:
             write_atomic(path, "")
             write_atomic(marker, key)

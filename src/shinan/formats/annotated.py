@@ -169,6 +169,13 @@ def _faults(made: TemplateSet) -> Iterator[_Fault]:
         return
     if made.labels and made.fields[made.answer].kind != "label":
         yield "there are labels, but the answer is not of kind 'label'", ["labels"], "leave them out"
+    if made.fields[made.answer].optional:
+        yield "the answer is optional", ["fields", made.answer, "optional"], "leave `optional` out"
+    if made.fields[made.answer].kind == "choice":
+        listed = [name for name, spec in made.fields.items() if spec.kind == "choices"]
+        if len(listed) != 1 or made.fields[listed[0]].optional:
+            what = f"the answer is one of the choices, and {len(listed)} fields are of kind 'choices'"
+            yield what, ["answer"], "have one such field, and not an optional one"
     seen: set[str] = set()
     for code, language in made.languages.items():
         keys = ["languages", code]

@@ -53,7 +53,7 @@ class RowSandbox(Sandbox):
     def __init__(self, finalize: Callable[[Any], Any] = printed, **options: Any) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, finalize=finalize, **options)
         # Jinja's own `tojson` escapes <, > and & for HTML.
-        self.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+        self.add_filter("tojson", lambda value: json.dumps(value, ensure_ascii=False))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, Choices) and not isinstance(argument, slice) and argument not in range(len(obj)):

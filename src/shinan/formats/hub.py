@@ -13,6 +13,16 @@ _REF = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:/(?
 _FIX = "check the name, the configuration and the split, the network, and for a gated dataset `hf auth login`"
 
 
+def dataset_name(ref: str) -> str:
+    """What a reference's dataset is called: OWNER/NAME, and its configuration, which is a dataset of its own.
+
+    >>> dataset_name("hub:nyu-mll/glue:mrpc/train")
+    'nyu-mll/glue:mrpc'
+    """
+    match = _REF.fullmatch(ref)
+    return ref if match is None else ":".join(filter(None, (match["name"], match["config"])))
+
+
 def hub_rows(ref: str) -> Iterator[Any]:
     """The rows of a split (`train` unless said), streamed.
 

@@ -210,8 +210,8 @@ def _labels_of(
         by_value = dict(labels)
     else:
         by_value = {str(index): label for index, label in enumerate(labels)} | {label: label for label in labels}
-    if len(shape.labels) == 2 and len(by_value) == 4:  # two labels by number and by name
-        by_value = {"false": by_value["0"], "true": by_value["1"]} | by_value
+        if len(labels) == 2 == len(shape.labels):
+            by_value = {"false": labels[0], "true": labels[1]} | by_value
     problems = [
         Problem(f"the shape {shape.shape} has no label {label!r}", "labels", nearest(label, shape.labels))
         for label in dict.fromkeys(by_value.values())

@@ -24,7 +24,7 @@ from jinja2.parser import Parser
 
 from shinan.core.errors import DataError, ModelError
 from shinan.core.example import Message, Part, assistant, user
-from shinan.core.sandbox import FAILURES, Sandbox
+from shinan.core.sandbox import FAILURES, Sandbox, written
 from shinan.models.rendering import ChatFormat, Piece, stops
 from shinan.models.tokenizer import Tokenizer
 
@@ -111,7 +111,8 @@ class TemplateFormat(ChatFormat):
         """Render the template. Raises ModelError if it refuses or fails."""
         turns = [{"role": message.role, "content": message.text} for message in messages]
         try:
-            return self.template.render(
+            return written(
+                self.template,
                 messages=turns,
                 add_generation_prompt=opens,
                 tools=None,
@@ -172,7 +173,7 @@ def _environment() -> Sandbox:
     `strftime_now` is left undefined: a prompt must not change with the day. Templates that offer a fixed date use it.
     """
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    environment.filters["tojson"] = _to_json
+    environment.add_filter("tojson", _to_json)
     environment.globals["raise_exception"] = _refuse
     return environment
 

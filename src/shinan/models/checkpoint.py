@@ -103,7 +103,8 @@ def _check_loadable(folder: Path) -> str:
     """The model's type, if the folder can be loaded."""
     path = folder / "config.json"
     try:
-        kind = json.loads(path.read_text("utf-8")).get("model_type")
+        config = json.loads(path.read_text("utf-8"))
+        kind, quantised = config.get("model_type"), config.get("quantization_config")
     except FileNotFoundError:
         raise ModelError(
             "there is no config.json in this folder", where=str(folder), fix="name a model folder"
@@ -115,6 +116,9 @@ def _check_loadable(folder: Path) -> str:
     if kind not in (*ARCHITECTURES, *ENCODER_DECODERS):
         fix = f"use a model of one of the types {', '.join((*ARCHITECTURES, *ENCODER_DECODERS))}"
         raise ModelError(f"models of type {kind!r} are not supported", where=str(path), fix=fix)
+    if quantised:
+        fix = "name the model that it was made from (tune.method: qlora makes its linear layers small while it tunes)"
+        raise ModelError("its weights are quantised already, which cannot be tuned here", where=str(path), fix=fix)
     if not any(folder.glob("model*.safetensors")):
         pickled = any(folder.glob("pytorch_model*.bin"))
         what = "its weights are stored as pickle, which can run code" if pickled else "it holds no model*.safetensors"

@@ -58,8 +58,8 @@ def parse_endpoint(ref: str) -> Endpoint:
         fix = f"leave them out; a key is taken from {KEY} in the environment"
         raise ConfigError([Problem("the address holds a user name or a password", f"{SCHEME}…", fix)])
     ref = _unasked(ref)
-    problems = [] if model and at else [Problem("it names no model or no address", ref, _FIX)]
     urls = tuple(url.strip().rstrip("/") for url in addresses.split(",") if url.strip()) if at else ()
+    problems = [] if model and urls else [Problem("it names no model or no address", ref, _FIX)]
     problems += [Problem(what, ref, fix) for url in urls for what, fix in _wrong(url)]
     has, revision = set(), ""
     for word in filter(None, declared.split("+")):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -147,29 +148,40 @@ def _normalise(logits: Tensor, targets: Tensor, log_probs: Tensor, softcap: floa
 
     Returns (1 - p of each row [n] in fp32; the largest entry of each column of q [v]).
     """
-    block = _BLOCK if logits.device.type == "cpu" else len(logits)
+    here = logits.device.type == "cpu"
+    block, normal = (_BLOCK, _normal) if here else (len(logits), _compiled())
     others = torch.empty_like(log_probs)
     largest = logits.new_zeros(logits.shape[1])
     for start in range(0, len(logits), block):
         part = slice(start, start + block)
-        rows, index = logits[part], targets[part, None]
-        if softcap:
-            rows.div_(softcap).tanh_().mul_(softcap)
-            slope = 1 - (rows / softcap) ** 2
-        own = rows.gather(1, index).float()
-        rows.scatter_(1, index, float("-inf"))
-        top = rows.amax(-1, keepdim=True)
-        torch.softmax(rows, -1, out=rows)
-        # the log of the sum over all others, from the largest of them and its share
-        rest = top.float() - rows.amax(-1, keepdim=True).float().log()
-        log_probs[part] = -F.softplus(rest - own)[:, 0]
-        others[part] = torch.sigmoid(rest - own)[:, 0]
-        torch.maximum(largest, rows.amax(0), out=largest)
-        rows.scatter_(1, index, -1.0)
-        if softcap:
-            rows.mul_(slope)
+        log_probs[part], others[part], most = normal(logits[part], targets[part, None], softcap)
+        torch.maximum(largest, most, out=largest)
     largest[targets] = 1.0
     return others, largest
+
+
+def _normal(rows: Tensor, index: Tensor, softcap: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`_normalise` of a few rows and their targets [n, 1]: (log-probabilities [n]; 1 - p [n]; the largest of q [v])."""
+    if softcap:
+        rows.div_(softcap).tanh_().mul_(softcap)
+        slope = 1 - (rows / softcap) ** 2
+    own = rows.gather(1, index).float()
+    rows.scatter_(1, index, float("-inf"))
+    top = rows.amax(-1, keepdim=True)
+    torch.softmax(rows, -1, out=rows)
+    # the log of the sum over all others, from the largest of them and its share
+    rest = top.float() - rows.amax(-1, keepdim=True).float().log()
+    largest = rows.amax(0)
+    rows.scatter_(1, index, -1.0)
+    if softcap:
+        rows.mul_(slope)
+    return -F.softplus(rest - own)[:, 0], torch.sigmoid(rest - own)[:, 0], largest
+
+
+@cache
+def _compiled() -> Any:
+    """`_normal` as one kernel or two, in place of a pass over all logits for each line."""
+    return torch.compile(_normal, dynamic=True)
 
 
 def _slopes(x: Tensor, head: Head, slopes: Tensor, largest: Tensor, scale: Tensor) -> Tensor:
@@ -193,9 +205,7 @@ def _slopes(x: Tensor, head: Head, slopes: Tensor, largest: Tensor, scale: Tenso
 def _rest(slopes: Tensor, few: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
     """What the columns that are left out add to the states' gradient [n, d], in fp32: each row's share of them, with
     their mean over the rows."""
-    # All of a row add up to 0 or so, and so do those that stay: in bf16, too, small sums are told exactly enough.
-    ones = slopes.new_ones(slopes.shape[1], 1)
-    shares = (slopes @ ones).float() - (few @ ones[: few.shape[1]]).float()
+    shares = _sums(slopes) - _sums(few)
     left = (slopes.new_ones(1, len(slopes)) @ slopes).index_fill_(1, kept, 0)
     return shares * ((left @ weight).float() / left.sum(dtype=torch.float32).clamp_min(1e-30))
 
@@ -207,10 +217,15 @@ def _substantial(slopes: Tensor, largest: Tensor) -> tuple[Tensor, Tensor | None
         if len(kept) > len(largest) // 2:
             break
         part = _columns(slopes, kept)
-        lost = -part.sum(-1, dtype=torch.float32)  # q sums to 1, and the target's -1 is always kept
-        if float(lost.mean()) <= _ROUNDED:
+        if -float(_sums(part).mean()) <= _ROUNDED:  # q sums to 1, and the target's -1 is always kept
             return part, kept
     return slopes, None
+
+
+def _sums(slopes: Tensor) -> Tensor:
+    """Of each row, [n, 1] in fp32: 0 or so, so that they are told exactly enough in bf16. (On a CPU, a sum into another
+    number format would copy all of them into it first.)"""
+    return (slopes @ slopes.new_ones(slopes.shape[1], 1)).float()
 
 
 def _columns(slopes: Tensor, kept: Tensor) -> Tensor:

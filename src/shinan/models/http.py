@@ -91,6 +91,7 @@ class HttpGenerator:
             joins = shot and prompt == before and "n" in self.endpoint.has and not prompt.schema
             if shot and joins and len(shot.members) < _TOGETHER:
                 shot.members.append((index, asked[index]))
+                shot.seeds |= {member: requests[member].seed for member, _ in shot.members}
                 continue
             if shot:
                 yield shot

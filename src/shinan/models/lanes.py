@@ -91,7 +91,8 @@ class Lanes:
 
     def _rest_left(self) -> float:
         """Seconds until an address has rested, at most half a second: to see soon that all are given up."""
-        return min(0.5, max(0.001, min(lane.rests_until for lane in self._lanes) - time.monotonic()))
+        now = time.monotonic()
+        return min([0.5, *(max(0.001, lane.rests_until - now) for lane in self._lanes if lane.rests_until > now)])
 
     def _outage(self, lane: Lane, trouble: str) -> None:
         """A request did not get through. An address that never answered is probably mistyped: that is told soon."""

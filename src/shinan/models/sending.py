@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
 from typing import NamedTuple, Self
@@ -42,6 +42,7 @@ from shinan.version import __version__
 _BLOCK = 1 << 16
 _LOOK_AGAIN = 0.05  # seconds until what is in flight elsewhere, or waits for budget, is looked at again
 _LONGEST_REST = 300.0  # seconds; who asks for more (Retry-After) is asked again earlier
+_SECRET = 16  # characters from which on a key is a secret, not a placeholder that a local server is content with
 _UNCOUNTED = ("busy", "unreachable")  # the address's trouble, not the request's: `Patience.outage` bounds them
 
 
@@ -77,12 +78,14 @@ class Shot:
         path: of the function called.
         body: what is sent, for one reply.
         read: (answer, most replies wanted) -> one completion for each of the first members. Raises UnusableError.
+        seeds: of each member, by index, where there are several: a call has the first one's of those it is sent for.
     """
 
     members: list[tuple[int, Asked]]
     path: str
     body: Json
     read: Callable[[Json, int], list[Completion]]
+    seeds: dict[int, int] = field(default_factory=dict)
 
 
 class Sender:
@@ -196,6 +199,7 @@ class Sender:
         sent = time.monotonic()
         try:
             body = shot.body | ({"n": len(going)} if len(going) > 1 else {})
+            body |= {"seed": shot.seeds[going[0][0]]} if shot.seeds else {}
             answer = self._post(lane, shot.path, body)
             self._bill(going, wire.usage_of(answer), 1)
             replies = shot.read(answer, len(going))
@@ -267,7 +271,10 @@ class Sender:
             cut = isinstance(_beneath(error), IncompleteRead)
             what = f"the answer is cut off: {_brief(error)}" if cut else f"the connection broke: {_brief(error)}"
             raise UnusableError("truncated" if cut else "reset", what, again=True, why="uncertain") from None
-        return response.status, response.headers, answer.replace(key.encode(), b"[key]") if key else answer
+        # A placeholder may be a word of any answer (`test`, `none`); it is kept out of what is shown as an error only.
+        if key and (response.status != 200 or len(key) >= _SECRET):
+            answer = answer.replace(key.encode(), b"[key]")
+        return response.status, response.headers, answer
 
     def _read(self, response: urllib3.BaseHTTPResponse, start: float) -> bytes:
         parts, size = [], 0

@@ -51,7 +51,8 @@ class JsonFilter:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         allowed = np.unpackbits(self._words.view(np.uint8), bitorder="little")[: self._size].astype(bool)
         seen = torch.from_numpy(allowed).to(logits.device)
-        logits[: self._size].masked_fill_(~seen, float("-inf"))
+        known = logits[: self._size]  # a tokenizer may have ids that the model lacks, too
+        known.masked_fill_(~seen[: len(known)], float("-inf"))
         logits[self._size :] = float("-inf")
 
     def accept(self, token: int) -> None:

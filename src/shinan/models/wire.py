@@ -151,8 +151,14 @@ def replies_of(answer: Json, request: Request, most: int) -> list[Completion]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         raise _wrong(f"no choices, but {said(answer) or 'nothing'}")
-    parts = shares(usage_of(answer), len(choices[:most]))
-    return [_reply(choice, request, usage) for choice, usage in zip(choices[:most], parts, strict=True)]
+    first = sorted(choices, key=_index)[:most]
+    parts = shares(usage_of(answer), len(first))
+    return [_reply(choice, request, usage) for choice, usage in zip(first, parts, strict=True)]
+
+
+def _index(choice: Any) -> int:
+    index = choice.get("index") if isinstance(choice, dict) else None
+    return index if isinstance(index, int) else 0
 
 
 def _reply(choice: Any, request: Request, usage: Usage) -> Completion:
@@ -233,7 +239,7 @@ def models_of(answer: Json) -> list[str]:
     """The names in an answer to `/models`."""
     listed = answer.get("data")
     entries = listed if isinstance(listed, list) else []
-    return [str(entry["id"])[:100] for entry in entries if isinstance(entry, dict) and "id" in entry]
+    return [said(str(entry["id"]))[:100] for entry in entries if isinstance(entry, dict) and "id" in entry]
 
 
 def refusal(status: int, answer: bytes, model: str, models: Sequence[str], advice: str) -> UnusableError:

@@ -13,14 +13,12 @@ from shinan.core.store import Store, cache_root
 from shinan.models.forest import Bundle
 from shinan.models.sources import resolve
 from shinan.recipe.dryrun import Forecast, dry_run
-from shinan.recipe.plan import plan, rows_stage, state_of
+from shinan.recipe.plan import leading_to, plan, rows_stage, state_of
 from shinan.recipe.run import decide
 from shinan.recipe.schema import Recipe
 from shinan.recipe.stages import WORK, Room, Supervised, examine, supervised
 from shinan.train.findings import Finding
 from shinan.train.rows import split, steps_per_epoch
-
-_DATA = ("build", "items", "curate", "replay", "mix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +70,7 @@ def check(recipe: Recipe, folder: Path, *, measure: bool = False) -> Checked:
 def _data(room: Room, run: Path) -> list[Example]:
     """The rows to train on, made in the room's folder or linked from where they are finished."""
     store = Store(cache_root())
-    for stage in plan(room.recipe, room.setting):
-        if stage.kind not in _DATA:
-            continue
+    for stage in leading_to("curate", plan(room.recipe, room.setting)):
         target = room.stage(stage.id)
         target.parent.mkdir(exist_ok=True)
         if source := state_of(stage, run, store).source:

@@ -13,7 +13,7 @@ from shinan.core.dataset import Manifest, read_manifest
 from shinan.core.errors import RunError
 from shinan.core.hashing import file_sha256
 from shinan.core.store import Store, cache_root, offline
-from shinan.recipe.named import is_run
+from shinan.recipe.named import going_on, is_run
 from shinan.version import __version__
 
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "peft", "pyarrow", "pydantic")
@@ -125,7 +125,7 @@ def _stage(run: Path, folder: Path) -> Finding:
         return Finding(folder.name, f"whole ({len(manifest.files)} files)")
     same = [p for p in Store(cache_root()).find(manifest.key) if p != folder.resolve() and p.is_dir()]
     damaged = [folder, *(path for path in same if _faults(path, manifest))]
-    fix = f"delete {' and '.join(map(str, damaged))}, then `shinan run {run / 'recipe.yaml'}`"
+    fix = f"delete {' and '.join(map(str, damaged))}, then `{going_on(run)}`"
     return Finding(folder.name, "; ".join(faults), False, fix)
 
 

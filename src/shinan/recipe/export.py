@@ -8,7 +8,7 @@ from typing import cast
 
 from shinan.core.errors import ModelError, RunError
 from shinan.models.card import CARD, Card, load_card
-from shinan.recipe.named import is_run, model_folder
+from shinan.recipe.named import going_on, is_run, model_folder
 from shinan.recipe.stages import ADAPTER
 from shinan.report.cards import data_card, model_card
 from shinan.report.collect import Report, collect
@@ -45,11 +45,11 @@ def export_named(ref: str, form: str, *, type_: str | None, out: Path | None) ->
 
 
 def _finished(run: Path) -> Report:
-    """The run's report. Raises RunError for one that has not finished: its cards would say less than they should."""
+    """The run's report; an evaluation may be missing, and its cards say so. Raises RunError for one without tuning."""
     report = collect(run)
-    if report.missing:
-        what = f"this run is not finished: {', '.join(report.missing)}"
-        raise RunError(what, where=str(run), fix=f"finish it with `shinan run {run / 'recipe.yaml'}`")
+    if "tune" in report.missing:
+        what = f"this run is not tuned as its recipe says: {', '.join(report.missing)} not finished"
+        raise RunError(what, where=str(run), fix=f"finish it with `{going_on(run)}`")
     return report
 
 

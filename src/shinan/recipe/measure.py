@@ -26,10 +26,11 @@ from shinan.models.open import FREELY, Terms, open_generator
 from shinan.models.precision import default_device, probe_dtype
 from shinan.models.tokenizer import Tokenizer
 from shinan.recipe.lock import locked
-from shinan.recipe.named import model_folder
+from shinan.recipe.named import is_run, model_folder
 from shinan.recipe.plan import Setting
 from shinan.recipe.schema import EvalTask, import_rooms
 from shinan.recipe.stages import PLAIN, ask, generators_of, items_of, loaded
+from shinan.report.collect import finished_in
 
 # The held-out items of recipes/quickstart.yaml, so that any model can be compared with a run of it.
 HELDOUT = EvalTask.model_validate(
@@ -165,7 +166,11 @@ def _styles(card: Card, tokenizer: Tokenizer, chat: str | None) -> list[str]:
 
 def _own(folder: Path) -> Path:
     """The folder, if it is new or an evaluation's. Raises RunError else."""
-    if folder.exists() and not (folder / _NOTE).is_file() and set(folder.iterdir()) - {folder / ".lock"}:
+    if (
+        folder.exists()
+        and not (folder / _NOTE).is_file()
+        and (not folder.is_dir() or set(folder.iterdir()) - {folder / ".lock"})
+    ):
         raise RunError("this folder holds something else", where=str(folder), fix="choose another --name")
     return folder
 
@@ -211,6 +216,9 @@ def _logs(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {_task(path): path}
     found = [log for log in sorted((path / "eval").glob("*.jsonl")) if not log.stem.endswith(".before")]
+    if is_run(path):  # others may be of an earlier recipe
+        done = finished_in(path)
+        found = [log for log in found if f"evaluate.{log.stem}" in done]
     if not found:
         fix = "name a run folder, a folder of `shinan eval`, or a file runs/NAME/eval/TASK.after.jsonl"
         raise RunError("there are no evaluated answers here", where=str(path), fix=fix)

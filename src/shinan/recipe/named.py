@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file() and (folder / "plan.json").is_file()
 
 
+def going_on(run: Path) -> str:
+    """The command that goes on with a run, from where we are."""
+    runs = run.resolve().parent
+    elsewhere = ["--runs", str(runs)] if runs != Path("runs").resolve() else []
+    return shlex.join(["shinan", "run", str(run / "recipe.yaml"), *elsewhere])
+
+
 def model_folder(ref: str) -> Path:
     """The folder of a model reference (see `models.sources.resolve`), or of the best checkpoint of a run folder.
 
@@ -37,7 +45,7 @@ def model_folder(ref: str) -> Path:
         return resolve(ref)
     best = folder / "checkpoints" / "best"
     if not (best / CARD).is_file():
-        fix = f"finish it with `shinan run {folder / 'recipe.yaml'}`"
+        fix = f"finish it with `{going_on(folder)}`"
         raise RunError("this run has no tuned model", where=str(folder), fix=fix)
     return best.resolve()
 

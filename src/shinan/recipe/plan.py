@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from shinan.core.dataset import Manifest, is_whole, read_manifest
 from shinan.core.hashing import content_hash
+from shinan.core.registry import bind
 from shinan.core.store import Store
 from shinan.recipe.schema import EvalTask, Recipe, bound
 from shinan.recipe.wiring import in_order
 
 Kind = Literal["build", "items", "curate", "mix", "replay", "audit", "before", "tune", "after", "compare"]
+
+Goal = Literal["build", "curate", "tune", "all"]
+_GOALS: Mapping[Goal, tuple[Kind, ...]] = {
+    "build": ("build",),
+    "curate": ("curate", "mix", "replay"),
+    "tune": ("tune",),
+    "all": get_args(Kind),
+}
 
 # Raised when the code of a stage changes its results. Components carry versions of their own.
 _VERSIONS: Mapping[Kind, int] = {
@@ -125,13 +134,23 @@ def _outline(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, Kind, str,
     yield "compare", "compare", "compare", sides, "", {}
 
 
+def leading_to(goal: Goal, stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that make up the goal and all that they need, in the order in which they run."""
+    needed: set[str] = set()
+    for stage in reversed(stages):
+        if stage.kind in _GOALS[goal] or stage.id in needed:
+            needed |= {stage.id, *stage.needs}
+    return [stage for stage in stages if stage.id in needed]
+
+
 def rows_stage(recipe: Recipe) -> str:
     """Id of the stage whose rows are trained on."""
     return "mix" if recipe.mix else "curate"
 
 
 def _asking(task: EvalTask) -> dict[str, Any]:
-    return {"metrics": task.metrics, "max_new_tokens": task.max_new_tokens}
+    scorers = [bind("scorer", metric, {}).identity() for metric in task.metrics]
+    return {"metrics": scorers, "max_new_tokens": task.max_new_tokens}
 
 
 _SUPERVISION = {
@@ -149,7 +168,8 @@ def _tuning(recipe: Recipe) -> dict[str, Any]:
     # When checkpoints are written, and who watches, does not change what they hold. Nor, but for rounding, do ranks and
     # what each holds: a run may go on with another number of them.
     aside = {"save_every", "precision", "track", "sample", "shard", "tensor_parallel"}
-    return {"settings": recipe.tune.model_dump(mode="json", exclude=aside)}
+    objective = bind("objective", recipe.tune.objective, recipe.tune.params).identity()
+    return {"settings": recipe.tune.model_dump(mode="json", exclude=aside), "objective": objective}
 
 
 @dataclass(frozen=True, slots=True)

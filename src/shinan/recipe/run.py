@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from shinan.core.config import dump_yaml
 from shinan.core.dataset import (
     MANIFEST,
     Manifest,
@@ -28,21 +28,23 @@ from shinan.core.dataset import (
 from shinan.core.errors import RunError
 from shinan.core.progress import clock_text
 from shinan.core.store import Store, cache_root
+from shinan.evaluate.samples import marker_of
 from shinan.models.card import load_card
 from shinan.models.precision import default_device, probe_dtype
 from shinan.models.sources import resolve
 from shinan.recipe.lock import locked
 from shinan.recipe.named import chat_of
-from shinan.recipe.plan import Setting, Stage, State, differing, plan, state_of, states
+from shinan.recipe.plan import Goal, Setting, Stage, State, differing, leading_to, plan, state_of, states
 from shinan.recipe.schema import Recipe
-from shinan.recipe.stages import CHECKPOINTS, WORK, Outcome, Room, help_tuning
+from shinan.recipe.stages import WORK, Outcome, Room, help_tuning
 from shinan.train import ranks
+from shinan.train.live import SAMPLES
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
-def run(recipe: Recipe, folder: Path) -> Path:
-    """Bring the run folder up to date with the recipe; returns the folder.
+def run(recipe: Recipe, folder: Path, goal: Goal = "all") -> Path:
+    """Bring the run folder up to date with the recipe, as far as the goal needs it; returns the folder.
 
     Finished stages are kept, whichever run did them; a stage that was interrupted goes on where it can. Of the
     processes that torchrun starts, number 0 does all that; the others help it to tune, and exit.
@@ -60,9 +62,10 @@ def run(recipe: Recipe, folder: Path) -> Path:
         write_plan(folder, recipe, setting, stages, states(stages, folder, store))
         torch.use_deterministic_algorithms(True)
         room = Room(recipe, setting, folder, model)
-        for number, stage in enumerate(stages, 1):
+        wanted = leading_to(goal, stages)
+        for number, stage in enumerate(wanted, 1):
             state = state_of(stage, folder, store)
-            _say(f"[{number}/{len(stages)}] {stage.id}: {state.why if state.status == 'cached' else 'running'}")
+            _say(f"[{number}/{len(wanted)}] {stage.id}: {state.why if state.status == 'cached' else 'running'}")
             _bring(stage, state, room, store)
         ranks.call(None)  # nothing was left to tune
         return folder
@@ -143,9 +146,9 @@ def _bring(stage: Stage, state: State, room: Room, store: Store) -> None:
     if state.source == target:
         return
     if state.source is not None:
-        if stage.kind == "tune":
-            for which in CHECKPOINTS:  # of an earlier run with another method
-                shutil.rmtree(room.folder / "checkpoints" / which, ignore_errors=True)
+        if stage.kind == "tune":  # what lies here is of a tuning with other settings
+            shutil.rmtree(room.folder / "checkpoints", ignore_errors=True)
+            (room.folder / SAMPLES).unlink(missing_ok=True)
         _adopt(state.source, target)
     else:
         start = time.monotonic()
@@ -181,6 +184,7 @@ def _adopt(source: Path, target: Path) -> None:
             path = beside / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
+            marker_of(path).unlink(missing_ok=True)
             try:
                 os.link(source / name, path)
             except OSError:
@@ -190,7 +194,7 @@ def _adopt(source: Path, target: Path) -> None:
 def write_plan(folder: Path, recipe: Recipe, setting: Setting, stages: list[Stage], found: dict[str, State]) -> None:
     """Write recipe.yaml (resolved) and plan.json: what runs, why, and what the probe chose for this folder."""
     resolved = recipe.model_dump(mode="json", by_alias=True)
-    write_atomic(folder / "recipe.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    write_atomic(folder / "recipe.yaml", dump_yaml(resolved))
     table = [
         {"id": s.id, "use": s.use, "key": s.key, "status": found[s.id].status, "why": found[s.id].why} for s in stages
     ]

@@ -41,6 +41,7 @@ from shinan.train.audit import audit, audit_saved
 from shinan.train.engine import Fitted, Places, fit
 from shinan.train.facts import facts_of
 from shinan.train.findings import Finding, refuse
+from shinan.train.live import SAMPLES
 from shinan.train.replay import Replay, text_rows
 from shinan.train.rows import tokenise
 
@@ -198,7 +199,8 @@ def _tune(room: Room, stage: Stage, out: Path) -> Outcome:
     facts = fitted.facts | {"dtype": room.setting.dtype, "settings": settings.model_dump(mode="json", by_alias=True)}
     saved = [path for which in CHECKPOINTS for path in sorted((checkpoints / which).rglob("*"))]
     files = [_outside(path, room) for path in saved if path.is_file()]
-    return Outcome(tally.to_dict(), facts, [*files, "../../metrics.jsonl", "data.parquet", "dropped.parquet"])
+    logs = [_outside(path, room) for name in ("metrics.jsonl", SAMPLES) if (path := room.folder / name).exists()]
+    return Outcome(tally.to_dict(), facts, [*files, *logs, "data.parquet", "dropped.parquet"])
 
 
 def _fitted(room: Room, stage: Stage, data: Supervised, model: Any) -> tuple[Any, Fitted]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+from shinan.core.config import parse_yaml
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import ConfigError, Problem, RunError, nearest
 
@@ -123,5 +125,11 @@ def new_recipe(path: Path, template: str) -> Path:
         raise ConfigError([Problem(f"{path.stem!r} cannot be the name of a run", str(path), fix)])
     if path.exists():
         raise RunError("this file exists", where=str(path), fix="choose another name, or delete the file first")
-    write_atomic(path, TEMPLATES[template].replace("{name}", path.stem))
+    write_atomic(path, _named(TEMPLATES[template], path.stem))
     return path
+
+
+def _named(text: str, name: str) -> str:
+    """The template for a run of this name, in quotes where YAML would read it as a number or the like."""
+    quoted = name if parse_yaml(name).data == name else json.dumps(name)
+    return text.replace("name: {name}", f"name: {quoted}").replace("{name}", name)

@@ -136,7 +136,8 @@ def _evaluation(report: Report) -> list[str]:
     ]
     head = ("task", "metric", "items", "before", "after", "change", "95 % interval", "p")
     held = ", ".join(f"{text(answers.task)} ({count(len(answers.after))} items)" for answers in report.answers)
-    said = f"Held out, never trained on: {held}." if held else "Nothing was held out."
+    trained = "never trained on" if report.decontaminated else "but not searched for in the rows that were trained on"
+    said = f"Held out, {trained}: {held}." if held else "Nothing was held out."
     styles = [
         f"Before tuning, {text(answers.task)} was asked in the style that scored best: {text(answers.style)}."
         for answers in report.answers

@@ -153,7 +153,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the page, summary.json and the terminal say of a run."""
+    """All that the page, summary.json and the terminal say of a run.
+
+    Attributes:
+        decontaminated: whether rows that hold much of a held-out item were left out, as they are by default.
+    """
 
     name: str
     model: str
@@ -175,6 +179,7 @@ class Report:
     drops: tuple[Drop, ...]
     mixture: Mixture | None
     licences: Mapping[str, Mapping[str, int]]
+    decontaminated: bool
     models: tuple[Model, ...]
     problems: tuple[str, ...]
 
@@ -205,12 +210,9 @@ def collect(run: Path) -> Report:
         DataError: a finished stage's file is damaged or missing.
     """
     recipe, plan = _open(run)
-    stages = tuple(
-        Stage(entry["id"], entry["use"], entry["key"], folder, read_manifest(folder))
-        for entry in plan.get("stages", [])
-        for folder in [run / "stages" / entry["id"]]
-    )
+    stages = _stages(run, plan)
     facts = {stage.id: stage.manifest.facts for stage in stages if stage.manifest}
+    rules = {stage.id: stage.manifest.identity for stage in stages if stage.manifest}
     compared = facts.get("compare", {})
     losses, validations = _curves(run / "metrics.jsonl")
     models, problems = _models([run / "checkpoints", *(stage.folder for stage in stages)])
@@ -240,9 +242,27 @@ def collect(run: Path) -> Report:
         drops=tuple(drop for stage in stages for drop in _drops(stage)),
         mixture=mixture_of(facts["mix"]) if "mix" in facts else None,
         licences=facts.get("mix", facts.get("curate", {})).get("licences", {}),
+        decontaminated=rules.get("curate", {}).get("decontaminate") is not False,
         models=tuple(models),
         problems=tuple(problems),
     )
+
+
+def finished_in(run: Path) -> set[str]:
+    """Ids of the stages that have finished as the run's plan has them. Raises RunError as `collect` does."""
+    _, plan = _open(run)
+    return {stage.id for stage in _stages(run, plan) if stage.manifest}
+
+
+def _stages(run: Path, plan: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The planned stages. What is left in their folders of an earlier recipe has another key, and does not count."""
+    made = []
+    for entry in plan.get("stages", []):
+        folder = run / "stages" / entry["id"]
+        found = read_manifest(folder)
+        mine = found is not None and found.key == entry["key"]
+        made.append(Stage(entry["id"], entry["use"], entry["key"], folder, found if mine else None))
+    return tuple(made)
 
 
 def _open(run: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

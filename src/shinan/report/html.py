@@ -184,6 +184,11 @@ def caveats(report: Report) -> list[str]:
             "ROUGE counts words shared with the accepted answers. A right answer in other words scores low, and a "
             "wrong one in similar words scores high: read the answers on this page."
         )
+    if not report.decontaminated:
+        said.append(
+            "The rows that were trained on were not searched for the questions (`decontaminate: false`): some of these "
+            "may be among them."
+        )
     if len(report.categories) > 1:
         said.append(
             f"{len(report.categories)} comparisons of categories are shown without correction for their number: "

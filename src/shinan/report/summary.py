@@ -91,7 +91,7 @@ def _items(n: int) -> str:
 def _clusters(report: Report, comparison: Comparison) -> str:
     """` of 34 tasks`, where the items belong to named tasks."""
     pairs = [pair for a in report.answers if a.task == comparison.task for pair in a.pairs(comparison.metric)]
-    tasks = {before.task for before, _, _ in pairs if before.task}
+    tasks = {before.task for before, _, _ in pairs if before.task != before.row}  # without a task, a row is its own
     return f" of {count(len(tasks))} task{'s' * (len(tasks) > 1)}" if tasks else ""
 
 
@@ -154,6 +154,21 @@ def terminal_table(report: Report) -> Table:
             p_value(row.p),
             f"{count(row.truncated_before)} → {count(row.truncated_after)}",
         )
+    return table
+
+
+def rows_table(report: Report) -> Table:
+    """What each stage that handles rows has seen, kept and dropped, and why; stages that are not done are left out."""
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("stage")
+    for heading in ("seen", "kept"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("dropped")
+    for stage in report.stages:
+        if tally := stage.tally:
+            reasons = ", ".join(f"{count(n)} {reason}" for reason, n in tally["dropped"].items())
+            numbers = (count(tally["seen"]), count(tally["kept"]))
+            table.add_row(Text(printable(stage.id)), *numbers, Text(printable(reasons)))
     return table
 
 

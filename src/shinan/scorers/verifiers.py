@@ -360,7 +360,7 @@ def table_columns(reply: str, *, n: PositiveInt, rows: NonNegativeInt | None = N
 @register("verifier", "headings")
 def headings(reply: str, *, texts: Annotated[list[Visible], Field(min_length=1)]) -> bool:
     """The Markdown headings (# to ######) are exactly these, in this order."""
-    found = [match[1] for line in _lines(reply) if (match := re.fullmatch(r"#{1,6}\s+(.*?)\s*#*", line))]
+    found = [match[1] for line in _lines(reply) if (match := re.fullmatch(r"#{1,6}\s+(.*?)(?:\s+#+)?\s*", line))]
     return found == [unicodedata.normalize("NFC", text) for text in texts]
 
 

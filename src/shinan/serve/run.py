@@ -33,7 +33,8 @@ class Server(uvicorn.Server):
         self.engine = Engine(served.model, slots=slots, queue=queue)
         self._listener = listener
         served = replace(served, context=min(served.context, self.engine.room))
-        hosts = LOOPBACK if _is_loopback(listener.getsockname()[0]) else None
+        host = listener.getsockname()[0]
+        hosts = LOOPBACK | {_in_url(host)} if _is_loopback(host) else None
         config = uvicorn.Config(
             application(served, self.engine, hosts=hosts, key=key),
             http=Connection,
@@ -51,7 +52,7 @@ class Server(uvicorn.Server):
     def url(self) -> str:
         """Where it listens."""
         host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"http://{_in_url(host)}:{port}"
 
     def serve_until_stopped(self) -> None:
         """Answer requests until SIGTERM (then return) or Ctrl-C (then raise KeyboardInterrupt)."""
@@ -98,6 +99,10 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         fix = "choose another --port, or stop what is listening there"
         raise RunError(f"cannot listen: {error}", where=f"{host}:{port}", fix=fix) from None
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

@@ -41,7 +41,7 @@ from shinan.train.schedule import Schedule, decide, divides, recall, record, sma
 from shinan.train.settings import TuneSettings
 from shinan.train.shards import divided
 from shinan.train.signals import stop_requests
-from shinan.train.state import Scalars, load_best, load_state, save_best, save_state
+from shinan.train.state import Scalars, forget_states, load_best, load_state, save_best, save_state
 from shinan.train.step import Summed, add_gradients, mean_loss
 from shinan.train.tensor_parallel import cut
 
@@ -178,10 +178,12 @@ def _prepare(
         record(places.plan, key, schedule)
     decoder.arrange(checkpoint=schedule.checkpoint, compiled=schedule.compile)
     optimiser = make_optimiser(settings.optimiser, masters, settings.weight_decay)
-    scalars = load_state(places.states, key, masters, optimiser) or Scalars()
+    scalars = load_state(places.states, key, masters, optimiser)
+    if scalars is None:
+        forget_states(places.states)
     held_out = [bundles[i] for i in held]
     live = Live(decoder, settings, places.metrics.parent, key, chat)
-    found = (masters, optimiser, schedule, live, replay, scalars)
+    found = (masters, optimiser, schedule, live, replay, scalars or Scalars())
     return _Run(decoder, objective, rows, held_out, settings, key, seed, places, *found)
 
 

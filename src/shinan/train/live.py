@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,9 +108,11 @@ class Live:
             return
         rows, texts = [], []
         for bundle in bundles[: self._settings.sample.prompts]:
-            start = bundle[0].source or bundle[0].mask.index(True)
+            start = bundle[0].mask.index(True)
+            room = min(_REPLY, (self._decoder.positions or sys.maxsize) - start + bundle[0].source)
             text = ReplyText(self._chat.tokenizer, stop_ids=self._chat.stop_ids, stops=self._chat.stop_strings)
-            rows.append(Row(bundle[0].ids[:start], Sampling(max_new_tokens=_REPLY), 0, text.take))
+            sampling = Sampling(max_new_tokens=room)
+            rows.append(Row(bundle[0].ids[:start], sampling, 0, text.take, source=bundle[0].source))
             texts.append((bundle[0], start, text))
         decode(self._decoder.model, rows)
         if ranks.rank():  # where blocks are divided, all must compute the replies
@@ -119,7 +122,7 @@ class Live:
             said = {
                 "step": step,
                 "row": given.row,
-                "prompt": self._chat.tokenizer.decode(given.ids[:start]),
+                "prompt": self._chat.tokenizer.decode(given.ids[: given.source or start]),
                 "target": self._chat.tokenizer.decode(given.ids[start:], place="inside"),
                 "reply": text.text,
             }

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from shinan.train import ranks
 from shinan.train.rounding import round_into
-from shinan.train.shards import Division, here, like, whole
+from shinan.train.shards import Division, first_row, here, like, whole
 
 
 class Masters:
@@ -45,7 +45,7 @@ class Masters:
         self.consume: Callable[[nn.Parameter, Tensor], None] | None = None
         self.scale = 1.0
         self._norms: list[float] = []
-        self._copies: list[tuple[str, Tensor, nn.Parameter]] = []
+        self._copies: list[tuple[str, Tensor, nn.Parameter, int]] = []
         large = {id(layer.weight) for layer in _large(model)}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -56,7 +56,7 @@ class Masters:
             same = parameter.dtype == torch.float32
             master = self.weights[name] = parameter if same else nn.Parameter(parameter.detach().float())
             if not same:
-                self._copies.append((name, parameter, master))
+                self._copies.append((name, parameter, master, 0))
             if id(parameter) in large:
                 master.grad = self.sinks[parameter] = torch.zeros_like(master)
             elif not keep_gradients:
@@ -78,7 +78,7 @@ class Masters:
         else:
             master = self.weights[name] = nn.Parameter(part.float())
             master.grad = torch.zeros_like(master)
-            self._copies.append((name, part, master))
+            self._copies.append((name, part, master, first_row(parameter)))
             parameter.register_post_accumulate_grad_hook(_adder(master))
 
     def groups(self, weight_decay: float) -> Iterator[dict[str, Any]]:
@@ -140,8 +140,8 @@ class Masters:
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the model's compute copy (see `train.rounding`)."""
-        for name, parameter, master in self._copies:
-            round_into(parameter, master, name)
+        for name, parameter, master, first in self._copies:
+            round_into(parameter, master, name, first)
 
     @torch.no_grad()
     def gathered(self) -> dict[str, Tensor]:

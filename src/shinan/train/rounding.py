@@ -21,25 +21,33 @@ _DROPPED = 16  # bits of fp32 that bf16 does not have
 
 
 @torch.no_grad()
-def round_into(copy: Tensor, weights: Tensor, name: str) -> None:
+def round_into(copy: Tensor, weights: Tensor, name: str, first: int = 0) -> None:
     """Fill in `copy` from fp32 `weights` of the same shape; `name` tells whose thresholds are taken.
 
-    A copy in another number format than bf16 is rounded to nearest.
+    `first`: how many rows of the whole come before these, if they are a part. (Of one cut by columns, too, the
+    thresholds are those of its places in the part.) A copy in another number format than bf16 is rounded to nearest.
     """
     if copy.dtype != torch.bfloat16:
         copy.copy_(weights)
         return
+    weights = weights.to(copy.device)  # saved ones are read on the CPU
     if copy.ndim > 2:  # experts in one tensor
-        for number, (part, exact) in enumerate(zip(copy, weights, strict=True)):
+        for number, (part, exact) in enumerate(zip(copy, weights, strict=True), first):
             round_into(part, exact, f"{name} {number}")
         return
     copy, weights = (tensor if tensor.ndim else tensor.view(1) for tensor in (copy, weights))
     drawn = _thresholds(copy.device)
     begin = derive_seed(0, "rounding", name) % _DRAWN
-    rows = max(1, _DRAWN * len(copy) // max(1, copy.numel()))
-    for part, exact in zip(torch.split(copy, rows), torch.split(weights, rows), strict=True):
-        bits = exact.view(torch.int32) + drawn[begin : begin + part.numel()].view(part.shape)
+    width = copy[:1].numel()
+    rows = max(1, _DRAWN // max(1, width))  # that have thresholds of their own
+    start = 0
+    while start < len(copy):
+        place = (first + start) % rows
+        part, exact = (tensor[start : start + rows - place] for tensor in (copy, weights))
+        own = drawn[begin + place * width :][: part.numel()]
+        bits = exact.view(torch.int32) + own.view(part.shape)
         part.view(torch.int16).copy_(bits.bitwise_right_shift_(_DROPPED))
+        start += len(part)
 
 
 @cache

@@ -156,8 +156,13 @@ def split(rows: Sequence[str], share: float, seed: int) -> tuple[list[int], list
     if not 0 < share < 1 or len(once) < 2:
         return list(range(len(rows))), []
     draw = random.Random(derive_seed(seed, "validation"))
-    held = {once[place] for place in draw.sample(range(len(once)), max(1, round(share * len(once))))}
+    held = {once[place] for place in draw.sample(range(len(once)), _held(share, len(once)))}
     return [i for i, row in enumerate(rows) if row not in held], [i for i, row in enumerate(rows) if row in held]
+
+
+def _held(share: float, count: int) -> int:
+    """How many of at least two rows are for validation: one at least, and one less than all at most."""
+    return min(count - 1, max(1, round(share * count)))
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

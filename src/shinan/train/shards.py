@@ -1,8 +1,8 @@
 """Blocks divided between ranks by FSDP2 (Zhao et al. 2023, arXiv 2304.11277; torch's `fully_shard`).
 
-Each rank keeps its part of a block's trained weights in fp32: they are the masters, so that gradients and moments are
-parts, too. A block's whole weights exist, in the model's number format, only while it is computed. Embedding and head
-stay whole on each rank: their gradients are added in place (see `models.decoder`), which a divided matrix cannot take.
+Each rank keeps its part of a block's weights, and so of its masters, gradients and moments. A block's whole weights
+exist only while it is computed. Embedding and head stay whole on each rank: their gradients are added in place (see
+`models.decoder`), which a divided matrix cannot take.
 """
 
 from __future__ import annotations
@@ -83,6 +83,15 @@ def like(local: Tensor, parameter: DTensor) -> DTensor:
     return DTensor.from_local(local, mesh, placements, shape=parameter.shape, stride=parameter.stride())
 
 
+def first_row(parameter: DTensor) -> int:
+    """How many rows of the whole come before this rank's part; 0 if it is not cut by rows."""
+    [place] = parameter.placements
+    if not place.is_shard(0):
+        return 0
+    mesh, rows = parameter.device_mesh, len(parameter)
+    return min(rows, mesh.get_local_rank() * -(-rows // mesh.size()))
+
+
 def _taken(block: nn.Module) -> nn.Module:
     """A copy of the block; the block itself is left without memory."""
     # Attention is chosen in the config, which all blocks share.
@@ -96,9 +105,6 @@ def _taken(block: nn.Module) -> nn.Module:
 def _divide(block: nn.Module) -> Any:
     first = next(block.parameters())
     policy = MixedPrecisionPolicy(param_dtype=first.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for parameter in block.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
     part = fully_shard(block, mesh=init_device_mesh(first.device.type, (ranks.count(),)), mp_policy=policy)
     part.set_gradient_divide_factor(1.0)  # a step's gradient is a sum over its forests, wherever they are computed
     part.set_force_sum_reduction_for_comms(True)  # gloo has no other

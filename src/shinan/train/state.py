@@ -58,7 +58,8 @@ class Scalars:
 
 
 def save_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.Optimizer, scalars: Scalars) -> None:
-    """Write `folder/step-N` for the run identified by `key`, then remove all but the newest two.
+    """Write `folder/step-N` for the run identified by `key`, then remove all but the newest two, and the best weights
+    that neither of these names.
 
     A process alone writes one file. Several write a file each, of what they hold, by torch.distributed.checkpoint.
     """
@@ -77,8 +78,20 @@ def save_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
         files = describe_files(beside, [file.name for file in beside.iterdir()])
         write_atomic(beside / _STATE, json.dumps({"key": key, "scalars": asdict(scalars), "files": files} | made))
     ranks.said_by(0, "done")
-    for old in _checkpoints(folder)[_KEEP:]:
+    found = _checkpoints(folder)
+    for old in found[_KEEP:]:
         shutil.rmtree(old)
+    named = {_best(folder, _best_step(path)) for path in found[:_KEEP]}
+    for best in set(folder.glob("best-*.safetensors")) - named:
+        best.unlink()
+
+
+def _best_step(path: Path) -> int:
+    """The step of the best weights that a checkpoint names; 0 if it was never finished."""
+    try:
+        return int(json.loads((path / _STATE).read_text("utf-8"))["scalars"]["best_step"])
+    except (OSError, ValueError):
+        return 0
 
 
 def load_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.Optimizer) -> Scalars | None:
@@ -107,6 +120,16 @@ def load_state(folder: Path, key: str, masters: Masters, optimiser: torch.optim.
         _tell_differences(path, state, _made(masters))
         return Scalars(**state["scalars"])
     return None
+
+
+def forget_states(folder: Path) -> None:
+    """Remove what other runs have left in `folder`; every rank must ask.
+
+    Theirs may be of later steps, and newer than any that is to come; best weights don't say whose they are.
+    """
+    ranks.everyone(None)  # all have looked for one of their own
+    if ranks.rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_sound(path: Path, files: dict[str, Any]) -> bool:
@@ -160,8 +183,8 @@ def _read(folder: Path, masters: Masters) -> dict[str, Tensor]:
 
 
 def save_best(folder: Path, step: int, masters: Masters) -> None:
-    """Write the weights of a step beside the checkpoints. Those of earlier steps stay until the run ends: a checkpoint
-    to resume from may still name one of them."""
+    """Write the weights of a step beside the checkpoints. Those of earlier steps stay as long as a checkpoint to resume
+    from names them."""
     weights = masters.gathered()
     if ranks.rank():
         return

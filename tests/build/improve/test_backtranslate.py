@@ -26,7 +26,9 @@ def test_rows_are_turned_round() -> None:
     assert row.messages == (user("1 2 3"), assistant("Sort the numbers.\n\n3 1 2"))
     assert row.provenance.parents == (SEED.id,)
     assert reasons(judged) == ["not_one_question"] * 2
-    assert len({(row if isinstance(row, Example) else row[0]).row for row in judged}) == 3
+    names = {(row if isinstance(row, Example) else row[0]).row for row in judged}
+    assert len(names) == 3
+    assert names.isdisjoint(row.row for row in kept(reversed_rows(2, [SEED])))  # another stage of the recipe
 
 
 def test_a_text_gets_the_instruction_that_it_answers() -> None:
@@ -85,6 +87,15 @@ def test_a_model_curates_what_it_was_given() -> None:
     assert kept(judged)[0].provenance == rows[0].provenance
     assert sorted(reasons(judged)) == ["no_pair", "too_few_points", "unparsable"]
     assert len(fake.requests) == 4
+
+
+@pytest.mark.promise1
+def test_rows_that_the_budget_left_out_are_accounted_for() -> None:
+    rows = [task(n, f"Say {n}.", output=f"{n}") for n in range(150)]
+    judged = list(self_curate(1, rows, teacher=FakeGenerator(lambda _: "Score: 5"), budget=1))
+    assert len(judged) == 150
+    assert len(kept(judged)) == 100
+    assert set(reasons(judged)) == {"over_budget"}
 
 
 def test_four_points_may_be_enough() -> None:

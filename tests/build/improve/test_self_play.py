@@ -17,6 +17,8 @@ def test_the_model_answers_and_loses() -> None:
     [pair] = kept(judged)
     assert (pair.messages, pair.rejected) == (ROWS[0].messages, (assistant("A stone."),))
     assert pair.provenance.parents == (ROWS[0].id,)
+    assert pair.provenance.maker == ROWS[0].provenance.maker  # who wrote what is trained on
+    assert pair.tags["player"] == fake.name
     assert reasons(judged) == ["same", "no_reply"]
     # github.com/uclaml/SPIN, spin/generate_vllm.py: temperature 1, 256 tokens
     assert {request.sampling for request in fake.requests} == {Sampling(256, 1.0)}

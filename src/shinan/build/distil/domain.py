@@ -93,7 +93,7 @@ def domain(
         teacher: the model that asks and answers.
         pack: the field: its personas, and what to beware of in it.
         personas: others in their place.
-        budget: no batch begins once so many documents were asked about; more keeps what fewer have brought.
+        budget: no batch begins once so many calls were made; more keeps what fewer have brought.
         guard: drop refusals and loops.
         questions: questions to a document.
 

@@ -56,11 +56,12 @@ _LEAK = re.compile(r"\b(given|rewritten|created) (prompt|task)\b", re.IGNORECASE
 
 
 class Chain(NamedTuple):
-    """Where the evolution of an instruction stands: its number, its text, and the id of the row that holds it."""
+    """Where the evolution of an instruction stands: its number, its text, and the id and licence of its row."""
 
     number: int
     text: str
     row: str
+    licence: str
 
 
 class Evolved(NamedTuple):
@@ -88,10 +89,11 @@ class Course:
         source = self.author.source
         tags = {"evolved": new.prompt, "operation": new.operation, "round": str(new.round_ + 1)}
         task = f"{source}/{new.chain.number}"
-        return self.author.row(reply, messages, parents=[new.chain.row], task=task, tags=tags)
+        row = self.author.row(reply, messages, parents=[new.chain.row], task=task, tags=tags)
+        return row.under(new.chain.licence)
 
 
-@register("build", "evolve", content=content((IN_DEPTH, IN_BREADTH, CODE, EQUAL, PLAIN), "teacher"))
+@register("build", "evolve", version=2, content=content((IN_DEPTH, IN_BREADTH, CODE, EQUAL, PLAIN), "teacher"))
 def evolve(
     seed: int,
     rows: Sequence[Example],
@@ -129,7 +131,7 @@ def evolve(
     author = Author.of("evolve", teacher, seed, budget=budget)
     course = Course(author, kind, Sampling(max_new_tokens, temperature=1.0, top_p=0.95), eliminate, guard)
     pool = [
-        Chain(number, "\n".join(filter(None, (start.instruction, start.input))), start.id)
+        Chain(number, "\n".join(filter(None, (start.instruction, start.input))), start.id, start.licence)
         for number, start in enumerate(seeds_of(rows))
     ]
     for round_ in range(rounds):
@@ -152,7 +154,7 @@ def _round(course: Course, batch: Sequence[Chain], round_: int) -> Generator[Jud
         if verdict := unusable(reply, guard=course.guard) or _no_answer(course, reply.text):
             yield course.author.drop(row, verdict)
         else:
-            now[new.chain.number] = Chain(new.chain.number, new.text, row.id)
+            now[new.chain.number] = Chain(new.chain.number, new.text, row.id, row.provenance.licence)
             yield row
     return [now[chain.number] for chain in batch]
 

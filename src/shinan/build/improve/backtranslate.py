@@ -36,15 +36,16 @@ SEED_MARK = "Answer in the style of an AI Assistant."  # section 2.4
 Points = Annotated[int, Field(ge=1, le=5)]
 
 
-@register("build", "reversed_rows")
+@register("build", "reversed_rows", version=2)
 def reversed_rows(seed: int, rows: Sequence[Example]) -> Iterator[Judged]:
     """Rows turned round: the reply asks, the instruction answers. What a backward model is tuned on.
 
     Rows of more than one question are dropped, as are those without a reply.
     """
+    source = f"reversed_rows/{seed:016x}"  # two stages of a recipe make two rows of a number
     for number, row in enumerate(rows):
         turns = [message for message in row.messages if message.role != "system"]
-        origin = replace(row.provenance, source="reversed_rows", row=number, parents=(row.id,))
+        origin = replace(row.provenance, source=source, row=number, parents=(row.id,))
         if [turn.role for turn in turns] != ["user", "assistant"]:
             yield replace(row, provenance=origin), Verdict.drop("not_one_question", by="reversed_rows")
         else:
@@ -90,7 +91,7 @@ def backtranslate(
             yield author.drop(made, verdict) if verdict else made
 
 
-@register("build", "self_curate", content=content((RUBRIC,), "teacher"))
+@register("build", "self_curate", version=2, content=content((RUBRIC,), "teacher"))
 def self_curate(
     seed: int,
     rows: Sequence[Example],
@@ -106,7 +107,8 @@ def self_curate(
         seed: every draw derives from it.
         rows: rows with a prompt and a reply.
         teacher: the model that judges: the forward model of the iteration before.
-        budget: no batch begins once so many calls were made; more keeps what fewer have brought.
+        budget: no batch begins once so many calls were made, and the rows that are left are dropped; more keeps what
+            fewer have kept.
         at_least: points from 1 to 5 (the paper's best set: 5).
         max_new_tokens: the longest judgement; of one that is cut no score is read.
 
@@ -121,7 +123,10 @@ def self_curate(
     for row in rows:
         if row.reply is None or not row.prompt:
             yield author.drop(row, Verdict.drop("no_pair", "it lacks a prompt or a reply"))
-    for batch in asked(author, [row for row in rows if row.reply is not None and row.prompt], plan):
+    pairs = [row for row in rows if row.reply is not None and row.prompt]
+    done = 0
+    for batch in asked(author, pairs, plan):
+        done += len(batch)
         for row, (reply,) in batch:
             points = score_of(reply)
             if isinstance(points, Verdict):
@@ -130,6 +135,8 @@ def self_curate(
             judged = replace(row, scores={**row.scores, "points": float(points)})
             short = Verdict.drop("too_few_points", f"{points} of 5")
             yield judged if points >= at_least else author.drop(judged, short)
+    for row in pairs[done:]:
+        yield author.drop(row, Verdict.drop("over_budget", f"{author.calls} calls were made"))
 
 
 @register("build", "marked")

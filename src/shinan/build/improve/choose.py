@@ -51,7 +51,16 @@ def _unfit(params: Mapping[str, Any]) -> Iterator[Problem]:
             yield from error.problems
 
 
-@register("build", "best_of", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"), check=_unfit)
+_asked = content((PLAIN, RUBRIC), "teacher", "judge")
+
+
+def _content(params: Mapping[str, Any]) -> Any:
+    """The models and prompts, and the scorer: its version changes what is chosen."""
+    scorer = params["scorer"]
+    return _asked(params) | ({"scorer": bind("scorer", scorer, {}).identity()} if scorer else {})
+
+
+@register("build", "best_of", version=2, content=_content, check=_unfit)
 def best_of(
     seed: int,
     rows: Sequence[Example],
@@ -112,7 +121,7 @@ def best_of(
                 yield replace(made, targets=row.targets, scores={scorer or "judge": value})
 
 
-@register("build", "preferences", version=2, content=content((PLAIN, RUBRIC), "teacher", "judge"), check=_unfit)
+@register("build", "preferences", version=2, content=_content, check=_unfit)
 def preferences(
     seed: int,
     rows: Sequence[Example],

@@ -19,7 +19,7 @@ from shinan.core.verdict import Verdict
 from shinan.models.generator import Sampling
 
 
-@register("build", "self_play", version=2, content=content((PLAIN,), "player"))
+@register("build", "self_play", version=3, content=content((PLAIN,), "player"))
 def self_play(
     seed: int,
     rows: Sequence[Example],
@@ -56,7 +56,9 @@ def self_play(
     for batch in asked(author, prompts_of(rows), plan):
         for row, (reply,) in batch:
             own = reply.text.strip()
-            pair = author.row(reply, row.messages, task=row.task, tags=row.tags).under(row.provenance.licence)
+            tags = {**row.tags, "player": author.generator.name}
+            pair = author.row(reply, row.messages, task=row.task, tags=tags).under(row.provenance.licence)
+            pair = replace(pair, provenance=replace(pair.provenance, maker=row.provenance.maker))
             verdict = unanswered(reply)
             if row.reply is None:
                 verdict = Verdict.drop("no_reply", "the row has none to be chosen")
