@@ -104,8 +104,8 @@ def train(
     dtype: torch.dtype = torch.float32,
     text: float = 0.0,
 ) -> Fitted:
-    """Tune the tiny model in `out`; leaves the last weights in `out/last.safetensors`. `text` is the coefficient of the
-    loss on the rows' own text beside them; 0 for none."""
+    """Tune the tiny model in `out`; leaves the last weights in `out/last.safetensors`, and as they were computed in
+    `computed.safetensors`. `text` is the coefficient of the loss on the rows' own text beside them; 0 for none."""
     torch.use_deterministic_algorithms(True)
     out.mkdir(exist_ok=True)
     model = methods.wrap(load_model(model_folder, dtype), settings, 0)
@@ -115,10 +115,14 @@ def train(
     fitted = fit(model, sft(), rows, settings, key="toy", seed=0, places=places, chat=chat, replay=beside)
     if ranks.rank():
         return fitted
+    _save(model, out / "computed.safetensors")
     fitted.restore("last")
-    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-    save_file(trained, out / "last.safetensors")
+    _save(model, out / "last.safetensors")
     return fitted
+
+
+def _save(model: Any, path: Path) -> None:
+    save_file({name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}, path)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

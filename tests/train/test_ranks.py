@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -92,6 +93,15 @@ def one(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_train_as_one(one: Path, two: Path, case: str) -> None:
     assert_close(two / case, one / case, 0.02 if "bf16" in case else 1e-3)
+
+
+@pytest.mark.promise4
+@pytest.mark.parametrize("case", ["bf16", "bf16-shards", "lora-shards"])
+def test_weights_are_kept_as_they_were_computed_with(two: Path, case: str) -> None:
+    """Each rank rounds its part of a block; what is saved is rounded whole."""
+    computed = load_file(two / case / "computed.safetensors")
+    for name, weight in _weights(two / case).items():
+        assert torch.equal(weight, computed[name]), name
 
 
 def test_sample_replies_are_written_once(one: Path, two: Path) -> None:
