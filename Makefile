@@ -3,6 +3,9 @@ PYTHON ?= python3
 # TORCH_INDEX: an extra package index, for CPU-only torch builds where the default index serves CUDA ones (README).
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# Idle threads of tests spin a thirtieth of the usual time: on a busy machine the others take a core that is needed (LOG.md).
+export GOMP_SPINCOUNT ?= 10000
+
 .PHONY: demo test test-all promises check fix bench size
 
 demo: .venv/.run
