@@ -30,6 +30,8 @@ MAX_STEPS = 100_000
 # A format's fields, whose numbers may be widths; and a width that is given beside the format, where nobody sees it.
 _FIELD = {"%": re.compile(r"%([^%a-zA-Z]*)"), "format": re.compile(r"\{([^{}]*)")}
 _BESIDE = {"%": re.compile(r"%[^%a-zA-Z]*\*"), "format": re.compile(r"\{[^{}]*\{")}
+_NESTED = (list, tuple, dict)
+_SIZED = (str, *_NESTED)
 _PADDING = {"ljust", "rjust", "center", "zfill", "expandtabs"}
 
 FAILURES = (
@@ -150,7 +152,7 @@ def _length(value: Any) -> int:
     size, left = 0, [value]
     while left and size <= MAX_JOINED:
         each = left.pop()
-        size += len(each) if isinstance(each, str | list | tuple | dict) else 1
+        size += len(each) if isinstance(each, _SIZED) else 1
         if size <= MAX_JOINED and isinstance(each, list | tuple):
             left += each
         elif size <= MAX_JOINED and isinstance(each, dict):
@@ -159,7 +161,9 @@ def _length(value: Any) -> int:
 
 
 def _check_size(*values: Any) -> None:
-    _within(_length(values), MAX_JOINED, "a text")
+    for value in values:
+        if isinstance(value, _NESTED):  # of anything else there is no more than what is there already
+            _within(_length(value), MAX_JOINED, "a text")
 
 
 def _printed(value: Any) -> Any:
