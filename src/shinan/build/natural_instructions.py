@@ -102,8 +102,8 @@ def natural_instructions(
         path: a folder of .json or .json.gz task files, or a list of such files.
         table: a .csv file with columns `task`, `category` and `source`, for files that do not say them themselves; what
             it says of a task comes before what the file says.
-        split: `heldout` (tasks of the held-out categories), `train` (the other tasks, but none that shares a source
-            dataset with a held-out one) or `all`.
+        split: `heldout` (tasks of the held-out categories whose source is known), `train` (the other tasks, but none
+            that shares a source dataset with a held-out one) or `all`.
         heldout_categories: instead of the twelve of Super-NaturalInstructions.
         tasks: names of the tasks to take, a file's name without its ending (default: all).
         instances_per_task: take at most this many instances of each task; which ones depends on no other task.

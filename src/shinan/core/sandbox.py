@@ -168,8 +168,7 @@ def _check_size(*values: Any) -> None:
 
 def _printed(value: Any) -> Any:
     """What stands between braces, as it will be written."""
-    if not isinstance(value, str):
-        _check_size(value)
+    _check_size(value)
     return value
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from shinan.core.config import parse_yaml
+from shinan.core.config import dump_yaml
 from shinan.core.dataset import write_atomic
 from shinan.core.errors import ConfigError, Problem, RunError, nearest
 
@@ -131,5 +130,4 @@ def new_recipe(path: Path, template: str) -> Path:
 
 def _named(text: str, name: str) -> str:
     """The template for a run of this name, in quotes where YAML would read it as a number or the like."""
-    quoted = name if parse_yaml(name).data == name else json.dumps(name)
-    return text.replace("name: {name}", f"name: {quoted}").replace("{name}", name)
+    return text.replace("name: {name}", dump_yaml({"name": name}).rstrip()).replace("{name}", name)

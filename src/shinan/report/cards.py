@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from shinan.core.config import dump_yaml
 from shinan.core.licence import MEANINGS
 from shinan.models.card import Card
 from shinan.report.collect import Report
@@ -106,7 +105,7 @@ def _front(card: Card, report: Report | None) -> str:
         "tags": ["instruction-tuning", "shinan"],
         "language": sorted(set(report.composition.get("language", {})) - {"not stated"}) if report else None,
     }
-    said = yaml.safe_dump({key: value for key, value in facts.items() if value}, sort_keys=False, allow_unicode=True)
+    said = dump_yaml({key: value for key, value in facts.items() if value})
     return f"---\n{said}---"
 
 

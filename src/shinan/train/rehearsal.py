@@ -75,7 +75,7 @@ def rehearse(
     return Rehearsal(
         seconds=extra + each * sum(map(cost, steps)) + (2 + len(steps) // every) * validation,
         later_bytes=weights,
-        disk_bytes=3 * (weights + state_bytes(settings.optimiser, masters)) + 3 * weights,
+        disk_bytes=3 * (2 * weights + state_bytes(settings.optimiser, masters)),
     )
 
 
