@@ -17,9 +17,10 @@ from transformers import AutoTokenizer
 
 from shinan.core.errors import RunError
 from shinan.models.checkpoint import load_model
+from shinan.models.decoder import Decoder
 from shinan.train import engine, live
 from shinan.train.settings import SampleSettings, TuneSettings
-from tests.train.runs import SETTINGS, train
+from tests.train.runs import SETTINGS, token_rows, train
 
 SHORT = SETTINGS.model_copy(update={"epochs": 1.0})
 
@@ -226,3 +227,13 @@ def test_nothing_is_imported_unless_asked(tiny_decoder: Path, tmp_path: Path, mo
         monkeypatch.setitem(sys.modules, name, None)
     train(tiny_decoder, tmp_path, _with(SHORT, epochs=0.3))
     assert not (tmp_path / "track.json").exists()
+
+
+def test_a_sample_reply_ends_where_the_models_positions_do(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As GPT-2 has them: a row may be as long as they are, and only its reply's place is left after its prompt."""
+    longest = max(len(row.ids) for bundle in token_rows(tiny_decoder) for row in bundle)
+    monkeypatch.setattr(Decoder, "_learned_positions", lambda self: longest)
+    train(tiny_decoder, tmp_path, _with(SHORT, epochs=0.2, validation=0.0, sample=SampleSettings(prompts=24)))
+    assert len(_lines(tmp_path, "samples.jsonl")) >= 24
